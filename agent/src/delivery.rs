@@ -1,0 +1,75 @@
+//! What a source hands to the batch stage, and how it learns that it is on disk.
+//!
+//! This is the one type between `source` and `batch`; it belongs to neither, so that the stages do not
+//! import each other.
+
+use std::sync::Arc;
+
+use millrace_protocol::{BirthTag, Category, ClockSegment, MachineName, RawRow, StreamRow};
+use tokio::sync::oneshot;
+
+/// One Modbus poll cycle of a device, or one MQTT message.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The rows, at most one for each machine, category and instant.
+    pub rows: Vec<StreamRow>,
+    /// The payload, if it could not be read.
+    pub raw: Option<RawRow>,
+    /// What the source counted for the books (D14), for each machine that it concerns.
+    pub counts: Vec<(MachineName, SourceCounts)>,
+    /// The clock that the event times come from (D8).
+    pub clock: ClockSegment,
+    /// Streams and tags that this delivery shows for the first time (MQTT leaves, new machines).
+    pub new_tags: Vec<NewTags>,
+    /// Present for MQTT: how to recognise a redelivery, and whom to tell that it is on disk (D5).
+    pub publish: Option<Publish>,
+}
+
+/// What an MQTT publish needs beside its rows.
+#[derive(Debug)]
+pub struct Publish {
+    /// Hash of (connection's session name, topic, payload); redeliveries have the same (D5).
+    pub hash: u64,
+    /// The broker says that it may have sent this before.
+    pub dup: bool,
+    /// Told once the delivery is on disk, or recognised as one that is there already.
+    pub confirm: oneshot::Sender<Confirmed>,
+}
+
+/// How a publish came to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmed {
+    /// Its rows were stored now.
+    Stored,
+    /// It was a redelivery; its rows were stored before.
+    Redelivered,
+}
+
+/// Tags that a source saw for the first time.
+#[derive(Debug, Clone)]
+pub struct NewTags {
+    /// The machine.
+    pub machine: MachineName,
+    /// The category.
+    pub category: Category,
+    /// Every tag of the stream, the new ones included: the next birth.
+    pub tags: Arc<[BirthTag]>,
+    /// Attributes of the machine.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// A source's part of the books, in points (D14): `due = good + bad + skipped` and
+/// `good + bad = suppressed + points in rows`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SourceCounts {
+    /// Tags × due cycles, or points of the messages received (redelivered ones excepted).
+    pub due: u64,
+    /// Points of good quality.
+    pub good: u64,
+    /// Points of bad quality.
+    pub bad: u64,
+    /// Points whose cycle fell into a running poll.
+    pub skipped: u64,
+    /// Points read and not reported (deadband, repeated bad quality).
+    pub suppressed: u64,
+}

@@ -1,1 +1,13 @@
-//! Placeholder.
+//! The plant that Millrace is tried on: simulated machines, an MQTT broker, Kafka in a process of its
+//! own, and a log of the truth.
+//!
+//! Data flows through the modules in this order: `plant` makes values and answers over Modbus TCP and
+//! MQTT, `truth` writes down and reads back what was sent, `kafka` is the broker that the agent sends
+//! to. `cli` and `control` are how people and tests steer them. Nothing here is part of the product;
+//! the decoders are written apart from the agent's, so that the two can be compared.
+
+pub mod cli;
+pub mod clock;
+pub mod control;
+pub mod kafka;
+pub mod supervise;

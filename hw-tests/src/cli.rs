@@ -1,0 +1,42 @@
+//! The verbs of `millrace-plant`.
+//!
+//! What a verb has to tell a script goes to standard output as `KEY=value` lines, once everything it
+//! names is listening; the log goes to standard error.
+
+pub mod broker;
+
+use clap::{Parser, Subcommand};
+
+/// Simulated machines, their faults, and the Kafka broker of the demo.
+#[derive(Debug, Parser)]
+#[command(name = "millrace-plant", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What `millrace-plant` can do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Runs librdkafka's in-process Kafka broker as a process of its own (demo and tests only)
+    Broker(broker::BrokerArgs),
+}
+
+/// Waits for SIGTERM or Ctrl-C.
+///
+/// *Errors*: the signal handlers cannot be installed.
+async fn until_told_to_stop() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Prints one `KEY=value` line; a closed pipe is no reason to stop.
+fn print_line(key: &str, value: impl std::fmt::Display) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    drop(writeln!(out, "{key}={value}").and_then(|()| out.flush()));
+}

@@ -1,0 +1,37 @@
+# The two commands of the README are `make demo` and `make test`; everything else serves those who work on Millrace.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: all release demo test lint bench soak help packages
+
+all: release
+
+release: packages
+	$(CARGO) build --release --locked --bins
+
+# What a fresh Debian 12 lacks for building: a C compiler, OpenSSL and zlib headers for librdkafka.
+packages:
+	@deploy/dev/packages build
+
+# The whole line with no server at all. BREAK=1 deletes one lake row (exit 2), KEEP=1 leaves it running.
+demo: packages
+	@BREAK=$(BREAK) KEEP=$(KEEP) deploy/dev/demo
+
+# Every test. Needs no server in this release: Kafka is librdkafka's in-process broker, the lake is SQLite.
+test: packages
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --workspace
+
+lint: packages
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	deploy/dev/dependencies
+
+# Figures, never a verdict. See docs/benchmarks.md.
+bench: packages
+	hw-tests/bench/run
+
+help:
+	@grep -B1 -E '^[a-z]+:' Makefile | grep -vE '^--' | sed 's/:.*//'

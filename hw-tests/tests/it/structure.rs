@@ -1,0 +1,130 @@
+//! House rules that a compiler does not check (docs/architecture.md): stages do not import their
+//! neighbours, an outside crate is named in one module, every file says what it owns.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every Rust source file below a folder of the repository, with its path from there.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let base = root().join(folder);
+    let mut found = Vec::new();
+    let mut folders = vec![base.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let name = path.strip_prefix(&base).unwrap().to_str().unwrap().to_owned();
+                found.push((name, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} has no sources");
+    found
+}
+
+/// Code without comments: a comment may name a neighbour.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+/// Tells whether a file belongs to a module: `x.rs` or anything in `x/`.
+fn belongs(file: &str, module: &str) -> bool {
+    file == format!("{module}.rs") || file.starts_with(&format!("{module}/"))
+}
+
+#[test]
+fn stages_do_not_import_their_neighbours() {
+    let stages = [
+        ("agent/src", &["source", "batch", "buffer", "uplink"][..]),
+        ("collector/src", &["intake", "ledger", "lake", "features", "serve"][..]),
+    ];
+    // What one stage may know of another, with the reason.
+    let allowed = [
+        ("agent/src", "batch", "buffer", "the batch stage writes through the buffer's append side"),
+        ("collector/src", "features", "lake", "features are written in the lake's transaction, by its connection type"),
+        ("collector/src", "serve", "features", "the server reads the online store through its read side"),
+    ];
+    let mut wrong = Vec::new();
+    for (folder, stages) in stages {
+        for (file, text) in sources(folder) {
+            let Some(own) = stages.iter().find(|stage| belongs(&file, stage)) else { continue };
+            for other in stages.iter().filter(|other| other != &own) {
+                let excused = allowed.iter().any(|&(f, a, b, _)| (f, a, b) == (folder, *own, *other));
+                let names_it = code(&text).any(|line| line.contains(&format!("crate::{other}")));
+                if names_it && !excused {
+                    wrong.push(format!("{folder}/{file} imports {other}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn outside_crates_are_named_in_one_module() {
+    let homes = [
+        ("agent/src", "rdkafka", "uplink"),
+        ("agent/src", "sled", "buffer"),
+        ("agent/src", "zstd", "buffer"),
+        ("agent/src", "rumqttc", "source/mqtt"),
+        ("agent/src", "rustls", "source/mqtt"),
+        ("agent/src", "tokio_modbus", "source/modbus"),
+        ("collector/src", "rdkafka", "intake"),
+        ("collector/src", "sqlx", "lake/db"),
+        ("collector/src", "parquet", "features/parquet"),
+        ("protocol/src", "serde_cbor", ""),
+    ];
+    let mut wrong = Vec::new();
+    for (folder, outside, home) in homes {
+        for (file, text) in sources(folder) {
+            let named = code(&text).any(|line| line.contains(&format!("{outside}::")));
+            if named && !home.is_empty() && !belongs(&file, home) {
+                wrong.push(format!("{folder}/{file} names {outside}, whose home is {home}"));
+            }
+        }
+    }
+    for folder in ["agent/src", "collector/src", "collector/preprocess/src"] {
+        for (file, text) in sources(folder) {
+            if code(&text).any(|line| line.contains("serde_cbor::")) {
+                wrong.push(format!("{folder}/{file} names serde_cbor, whose home is protocol"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn pure_crates_name_neither_clock_nor_task_nor_file() {
+    let banned = ["std::fs", "std::net", "std::time::Instant", "SystemTime", "std::thread", "tokio", "HashMap"];
+    let mut wrong = BTreeSet::new();
+    for folder in ["protocol/src", "collector/preprocess/src"] {
+        for (file, text) in sources(folder) {
+            for word in banned {
+                if code(&text).any(|line| line.contains(word)) {
+                    wrong.insert(format!("{folder}/{file} names {word}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_file_says_what_it_owns() {
+    let mut silent = Vec::new();
+    for folder in ["protocol/src", "agent/src", "collector/src", "collector/preprocess/src", "hw-tests/src"] {
+        for (file, text) in sources(folder) {
+            if !text.starts_with("//! ") {
+                silent.push(format!("{folder}/{file}"));
+            }
+            assert!(!file.ends_with("mod.rs"), "{folder}/{file}: x.rs with x/, no mod.rs");
+        }
+    }
+    assert!(silent.is_empty(), "no //! at the top of {silent:#?}");
+}

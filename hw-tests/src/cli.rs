@@ -4,6 +4,7 @@
 //! names is listening; the log goes to standard error.
 
 pub mod broker;
+pub mod run;
 
 use clap::{Parser, Subcommand};
 
@@ -19,6 +20,8 @@ pub struct Cli {
 /// What `millrace-plant` can do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Runs simulated machines: Modbus TCP devices, an MQTT broker and publishers, and their faults
+    Run(run::RunArgs),
     /// Runs librdkafka's in-process Kafka broker as a process of its own (demo and tests only)
     Broker(broker::BrokerArgs),
 }

@@ -2,6 +2,7 @@
 //! or a broker while it runs.
 
 pub mod broker;
+pub mod plant;
 
 use std::net::SocketAddr;
 

@@ -10,4 +10,6 @@ pub mod cli;
 pub mod clock;
 pub mod control;
 pub mod kafka;
+pub mod plant;
 pub mod supervise;
+pub mod truth;

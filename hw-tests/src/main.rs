@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use millrace_hw_tests::cli::{self, Cli, Verb};
+use millrace_hw_tests::plant::config::PlantConfig;
 
 /// Wrong usage or configuration.
 const EXIT_USAGE: u8 = 64;
@@ -17,6 +18,7 @@ async fn main() -> ExitCode {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let verb = match Cli::try_parse() {
         Ok(cli) => cli.verb,
@@ -27,6 +29,13 @@ async fn main() -> ExitCode {
         }
     };
     let result = match verb {
+        Verb::Run(args) => match PlantConfig::load(&args.config) {
+            Ok(config) => cli::run::run(args, config).await,
+            Err(error) => {
+                tracing::error!("{:#}", anyhow::Error::new(error));
+                return ExitCode::from(EXIT_USAGE);
+            }
+        },
         Verb::Broker(args) => cli::broker::run(args).await,
     };
     match result {

@@ -55,10 +55,15 @@ impl Tasks {
         self.tracker.spawn(work.instrument(tracing::info_span!("task", name)));
     }
 
+    /// Waits until every task has ended by itself.
+    pub async fn finish(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
     /// Ends every task and waits for them.
     pub async fn stop(&self) {
         self.token.cancel();
-        self.tracker.close();
-        self.tracker.wait().await;
+        self.finish().await;
     }
 }

@@ -124,7 +124,7 @@ impl Serialize for Item {
     }
 }
 
-type BirthTagFields<'a> = (&'a str, Option<u64>, Option<&'a str>, &'a str, u64, i64, i64);
+type BirthTagFields<'a> = (&'a str, Option<u64>, Option<&'a str>, &'a str, u64, i64, i64, Option<u64>);
 
 fn birth_tag_fields(tag: &BirthTag) -> BirthTagFields<'_> {
     let (mode, interval_us) = match tag.reporting {
@@ -133,11 +133,20 @@ fn birth_tag_fields(tag: &BirthTag) -> BirthTagFields<'_> {
         Reporting::Spontaneous => (3, 0),
     };
     let value_type = tag.value_type.map(ValueType::code);
-    (&tag.name, value_type, tag.unit.as_deref(), &tag.source, mode, interval_us, tag.hold_us)
+    (
+        &tag.name,
+        value_type,
+        tag.unit.as_deref(),
+        &tag.source,
+        mode,
+        interval_us,
+        tag.hold_us,
+        tag.counter_modulus,
+    )
 }
 
 fn birth_tag<E: de::Error>(fields: BirthTagFields<'_>) -> Result<BirthTag, E> {
-    let (name, value_type, unit, source, mode, interval_us, hold_us) = fields;
+    let (name, value_type, unit, source, mode, interval_us, hold_us, counter_modulus) = fields;
     let value_type = match value_type {
         None => None,
         Some(code) => {
@@ -157,6 +166,7 @@ fn birth_tag<E: de::Error>(fields: BirthTagFields<'_>) -> Result<BirthTag, E> {
         source: source.into(),
         reporting,
         hold_us,
+        counter_modulus,
     })
 }
 

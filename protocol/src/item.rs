@@ -119,6 +119,9 @@ pub struct BirthTag {
     pub reporting: Reporting,
     /// How long a value is held (F3). *Units*: microseconds.
     pub hold_us: i64,
+    /// A counter's modulus: it starts anew at 0 after modulus − 1 (F3); `None` for what is no counter
+    /// or one of unknown size.
+    pub counter_modulus: Option<u64>,
 }
 
 /// The previous stream of the same agent, machine and category (D7).

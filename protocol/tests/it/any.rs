@@ -102,14 +102,16 @@ fn any_birth_tag() -> impl Strategy<Value = BirthTag> {
         Just(Reporting::Spontaneous),
     ];
     let value_type = prop::option::of(prop::sample::select(ValueType::ALL.to_vec()));
-    ("\\PC{0,9}", value_type, prop::option::of("\\PC{0,5}"), "\\PC{0,30}", reporting, any::<i64>()).prop_map(
-        |(name, value_type, unit, source, reporting, hold_us)| BirthTag {
+    let numbers = (any::<i64>(), prop::option::of(any::<u64>()));
+    ("\\PC{0,9}", value_type, prop::option::of("\\PC{0,5}"), "\\PC{0,30}", reporting, numbers).prop_map(
+        |(name, value_type, unit, source, reporting, (hold_us, counter_modulus))| BirthTag {
             name: name.into(),
             value_type,
             unit: unit.map(Into::into),
             source: source.into(),
             reporting,
             hold_us,
+            counter_modulus,
         },
     )
 }

@@ -64,6 +64,7 @@ fn birth() -> Item {
             source: "line-a unit 3 holding 100 f32 ABCD".into(),
             reporting: Reporting::ByException { max_interval_us: 60_000_000 },
             hold_us: 120_000_000,
+            counter_modulus: Some(4_294_967_296),
         }],
         attributes: [("line".to_owned(), "L1".to_owned())].into(),
         previous: Some(PreviousEpoch { epoch: Epoch(42), last_seq: 1000 }),

@@ -119,7 +119,13 @@ async fn read_requests(
             // Cut off in the middle of a frame only when the connection ends anyhow.
             frame = read_frame(read) => frame,
         };
-        let Some((transaction, unit, pdu)) = frame else { return };
+        let Some((transaction, unit, pdu)) = frame else {
+            let entry = Entry::HungUp { t: clock::now_us(), bus: port.bus.clone(), connection: number };
+            if let Err(error) = port.truth.write(&entry) {
+                tracing::error!(%error, bus = port.bus, "a hang-up is not written down");
+            }
+            return;
+        };
         let Some((outgoing, delay)) = answer(port, number, transaction, unit, &pdu) else { return };
         let Some(outgoing) = outgoing else { continue };
         if delay.is_zero() {

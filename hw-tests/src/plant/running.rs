@@ -177,7 +177,7 @@ impl Plant {
         format!("{}/{machine}", self.config.site)
     }
 
-    /// Machines of one plant differ. *Source*: FNV-1a, RFC 9923.
+    /// Machines of one plant differ. *Source*: FNV-1a of Fowler, Noll and Vo.
     fn seed(&self, machine: &str) -> u64 {
         let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         machine.bytes().fold(self.config.seed ^ 0xcbf2_9ce4_8422_2325, mix)

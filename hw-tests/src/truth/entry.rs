@@ -17,6 +17,15 @@ pub enum Entry {
     Reply(ReplyEntry),
     /// A publish that the broker has taken and is about to queue for its subscribers.
     Publish(PublishEntry),
+    /// A client closed its connection: after its last reply there it may have given up waiting.
+    HungUp {
+        /// Wall time. *Units*: microseconds since 1970-01-01 UTC.
+        t: i64,
+        /// The bus.
+        bus: String,
+        /// See [`ReplyEntry::connection`].
+        connection: u64,
+    },
     /// The plant was stopped; nothing more is sent.
     Stopped {
         /// Wall time. *Units*: microseconds since 1970-01-01 UTC.

@@ -1,0 +1,147 @@
+//! Closes windows as the data comes.
+//!
+//! For each record that was read, the caller gives what it holds, in the order of the record:
+//! [`StreamDriver::heard`], then births, the rows that the ledger found new, progress, and at the end
+//! [`StreamDriver::contiguous`] as the ledger sees it. When a flush is made: [`StreamDriver::clock`],
+//! then [`StreamDriver::close`], [`StreamDriver::late`], [`StreamDriver::controls`],
+//! [`StreamDriver::save`] go into the transaction, [`StreamDriver::open`] to the online store after it.
+//!
+//! # Restart
+//! The lake is the changelog (D12). On assignment, for each machine of the shard:
+//! 1. [`StreamDriver::restore`] with the bytes of the newest [`StreamDriver::save`], if there are any;
+//!    older ones are right too: windows come out again with the same bits, and F9 writes nothing.
+//!    A machine must be saved in the first flush that has rows of it, later at most once a minute.
+//! 2. [`StreamDriver::birth`] with every birth of its streams, as stored (any order of streams).
+//! 3. [`StreamDriver::replay`] with its lake rows from [`StreamDriver::rows_from_us`] on, in any order.
+//! 4. [`StreamDriver::control`] with the controls stored since.
+//! 5. [`StreamDriver::contiguous`] of each stream from the ledger.
+
+use std::sync::Arc;
+
+use millrace_protocol::{Birth, MachineName, Progress, StreamId};
+
+use crate::feature::FeatureRow;
+use crate::graph::{Catalog, View};
+use crate::input::InputRow;
+use crate::watermark::Control;
+
+/// Windows to be computed again from the lake (F6).
+#[derive(Debug, Clone)]
+pub struct RepairRequest {
+    /// Of which view.
+    pub view: Arc<View>,
+    /// Of which machine.
+    pub machine: MachineName,
+    /// Windows whose end (cell end) lies in `(hour_us, hour_us + 1 h]`. *Units*: microseconds since
+    /// 1970-01-01 UTC.
+    pub hour_us: i64,
+}
+
+/// Runs the graphs of one shard on data as it comes.
+#[derive(Debug)]
+pub struct StreamDriver {
+    catalog: Arc<Catalog>,
+}
+
+impl StreamDriver {
+    /// Makes a driver without memory. `stall_after_us`: a stream without a sign of life is given up (F5).
+    #[must_use]
+    pub fn new(catalog: Arc<Catalog>, stall_after_us: i64) -> Self {
+        let _ = stall_after_us;
+        Self { catalog }
+    }
+
+    /// Takes note that a record of a stream was read: its topic and append time.
+    pub fn heard(&mut self, stream: &Arc<StreamId>, topic: &str, append_us: i64) {
+        let _ = (stream, topic, append_us, &self.catalog);
+    }
+
+    /// Takes what a stream's rows mean from a place on.
+    pub fn birth(&mut self, stream: &Arc<StreamId>, birth: &Birth) {
+        let _ = (stream, birth);
+    }
+
+    /// Takes new rows, in any order.
+    pub fn rows(&mut self, rows: &[InputRow]) {
+        let _ = rows;
+    }
+
+    /// Takes rows from the lake after a restart: as [`Self::rows`], but no repair is asked for.
+    pub fn replay(&mut self, rows: &[InputRow]) {
+        let _ = rows;
+    }
+
+    /// Takes what the ledger knows: 1..=`seq` of the stream are stored, rejected, lost or given up (D11).
+    pub fn contiguous(&mut self, stream: &Arc<StreamId>, seq: u64) {
+        let _ = (stream, seq);
+    }
+
+    /// Takes a progress item.
+    pub fn progress(&mut self, stream: &Arc<StreamId>, progress: &Progress, append_us: i64) {
+        let _ = (stream, progress, append_us);
+    }
+
+    /// Takes a topic's clock (F5): the append time of the last record read, or now when its end is
+    /// reached. Streams that are silent for longer than `stall_after` are given up.
+    pub fn clock(&mut self, topic: &str, now_us: i64) {
+        let _ = (topic, now_us);
+    }
+
+    /// Takes a control that an earlier process stored.
+    pub fn control(&mut self, control: &Control) {
+        let _ = control;
+    }
+
+    /// Gives the controls made since the last call; they belong into the flush's transaction.
+    #[must_use]
+    pub fn controls(&mut self) -> Vec<Control> {
+        Vec::new()
+    }
+
+    /// Gives the rows of the windows that can be closed now, by machine, view and time.
+    #[must_use]
+    pub fn close(&mut self) -> Vec<FeatureRow> {
+        Vec::new()
+    }
+
+    /// Gives the rows of `latest` views whose cell is still open and got a point since the last call, for
+    /// the online store (F8).
+    #[must_use]
+    pub fn open(&mut self) -> Vec<FeatureRow> {
+        Vec::new()
+    }
+
+    /// Gives what must be computed again from the lake (F6), each once.
+    #[must_use]
+    pub fn late(&mut self) -> Vec<RepairRequest> {
+        Vec::new()
+    }
+
+    /// Gives the state of the machines that changed since the last call, small (no rows).
+    #[must_use]
+    pub fn save(&mut self) -> Vec<(MachineName, Vec<u8>)> {
+        Vec::new()
+    }
+
+    /// Takes a machine's saved state. Bytes of another version or of no version are ignored: the machine
+    /// is then rebuilt from all its rows.
+    pub fn restore(&mut self, machine: &MachineName, bytes: &[u8]) {
+        let _ = (machine, bytes);
+    }
+
+    /// Gives from which event time on the machine's lake rows must be replayed; call it after
+    /// [`Self::restore`] and the births. *Units*: microseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn rows_from_us(&self, machine: &MachineName) -> i64 {
+        let _ = machine;
+        i64::MIN
+    }
+
+    /// Gives up to which event time a view's windows of a machine are closed, if any is.
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn closed_until_us(&self, view: &View, machine: &MachineName) -> Option<i64> {
+        let _ = (view, machine);
+        None
+    }
+}

@@ -141,7 +141,7 @@ fn values_are_the_same_bit_for_bit_unless_they_were_scaled() {
         (TrueValue::F32(0.1), LakeValue::Number(f64::from(0.1f32)), true),
         (TrueValue::F32(0.1), LakeValue::Number(0.1), false),
         (TrueValue::Bool(true), LakeValue::Number(1.0), true),
-        (TrueValue::Scaled(20.1), LakeValue::Number(20.100_000_000_000_001), true),
+        (TrueValue::Scaled(20.1), LakeValue::Number(20.1f64.next_up()), true),
         (TrueValue::Scaled(20.1), LakeValue::Number(20.1001), false),
         (TrueValue::Text("auto".to_owned()), LakeValue::Text("auto".to_owned()), true),
         (TrueValue::Text("1".to_owned()), LakeValue::Number(1.0), false),

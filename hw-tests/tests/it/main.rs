@@ -1,0 +1,6 @@
+//! What holds for the repository as a whole, and for the programs as a user starts them.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod programs;
+mod structure;

@@ -30,7 +30,7 @@ use self::session::{Message, Session, SessionState};
 use crate::clock;
 use crate::supervise::Tasks;
 use crate::truth::entry::{Entry, PublishEntry};
-use crate::truth::log::TruthLog;
+use crate::truth::log::{TruthError, TruthLog};
 
 /// A client has this long to say who it is.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,6 +93,13 @@ impl Broker {
     pub fn sessions(&self) -> Vec<(String, SessionState)> {
         let sessions = self.hub.lock();
         sessions.iter().map(|(id, e)| (id.clone(), e.session.state(e.connection.is_some()))).collect()
+    }
+
+    /// Publishes with QoS 1, as a client would, and gives the number of sessions that it is queued for.
+    ///
+    /// *Errors*: it cannot be written down; nobody gets it then.
+    pub fn publish(&self, topic: &str, payload: &[u8]) -> Result<usize, TruthError> {
+        self.hub.publish(Message { topic: topic.to_owned(), payload: payload.to_vec(), qos: 1 })
     }
 
     /// Closes the connection of every client that has subscribed to something.
@@ -227,8 +234,8 @@ impl Hub {
         }
     }
 
-    /// Writes a message down, then queues it.
-    fn publish(&self, message: Message) -> Result<(), PacketError> {
+    /// Writes a message down, then queues it; gives the number of sessions.
+    fn publish(&self, message: Message) -> Result<usize, TruthError> {
         let mut sessions = self.lock();
         let receivers = sessions.values().filter(|entered| entered.takes(&message)).count();
         let entry = Entry::Publish(PublishEntry {
@@ -237,9 +244,7 @@ impl Hub {
             payload: String::from_utf8_lossy(&message.payload).into_owned(),
             receivers,
         });
-        self.truth
-            .write(&entry)
-            .map_err(|_| PacketError::Unexpected("a publish that cannot be written down"))?;
+        self.truth.write(&entry)?;
         let message = Arc::new(message);
         for entered in sessions.values_mut() {
             if entered.takes(&message) {
@@ -247,7 +252,7 @@ impl Hub {
                 entered.connection.iter().for_each(|connection| connection.wake.notify_one());
             }
         }
-        Ok(())
+        Ok(receivers)
     }
 
     /// Queues an answer to the client's own packet and wakes its task.

@@ -180,3 +180,48 @@ async fn publish(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publisher() -> Publisher {
+        let profile = toml::from_str(
+            r#"
+            topic = "plant/{machine}"
+            interval = "1 s"
+            fields = [{ path = "a.b.speed", signal = "speed" }, { path = "a.count", signal = "polls" }]"#,
+        );
+        Publisher::new("m", "plant/m".to_owned(), &profile.expect("profile"), 3)
+    }
+
+    fn fault(kind: &str) -> Vec<Fault> {
+        vec![serde_json::from_str(&format!(r#"{{"machine":"m","kind":"{kind}"}}"#)).expect("fault")]
+    }
+
+    fn next(publisher: &mut Publisher, s: u64, now_us: i64, faults: &[Fault]) -> Option<Value> {
+        let payload = publisher.payload(Duration::from_secs(s), now_us, faults)?;
+        Some(serde_json::from_str(&payload).expect("JSON"))
+    }
+
+    #[test]
+    fn timestamps_rise_even_when_the_clock_does_not() {
+        let mut publisher = publisher();
+        let times: Vec<_> = [5_000, 5_999, 4_000, 9_000, 9_000]
+            .into_iter()
+            .map(|now_us| next(&mut publisher, 1, now_us, &[]).and_then(|payload| payload["ts"].as_i64()))
+            .collect();
+        assert_eq!(times, [5, 6, 7, 9, 10].map(Some));
+    }
+
+    #[test]
+    fn a_dead_machine_is_silent_and_a_frozen_one_repeats_its_values_with_new_times_and_counts() {
+        let mut publisher = publisher();
+        assert_eq!(next(&mut publisher, 1, 0, &fault("dead")), None);
+        let first = next(&mut publisher, 1, 0, &fault("frozen")).expect("payload");
+        let second = next(&mut publisher, 5, 0, &fault("frozen")).expect("payload");
+        assert_eq!(first["a"]["b"], second["a"]["b"]);
+        assert_eq!([&first, &second].map(|p| p["a"]["count"].as_i64()), [Some(1), Some(2)]);
+        assert_ne!(next(&mut publisher, 5, 0, &[]).expect("payload")["a"]["b"], first["a"]["b"]);
+    }
+}

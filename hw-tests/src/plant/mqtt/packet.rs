@@ -4,6 +4,8 @@
 
 use thiserror::Error;
 
+use crate::truth::log::TruthError;
+
 /// Packets above this size end the connection. *Units*: bytes.
 pub const PACKET_MAX_BYTES: usize = 4 * 1024 * 1024;
 
@@ -13,6 +15,9 @@ pub enum PacketError {
     /// The socket.
     #[error("the connection broke")]
     Io(#[from] std::io::Error),
+    /// A publish cannot be written down, so it is not taken.
+    #[error("a publish cannot be written down")]
+    Truth(#[from] TruthError),
     /// The packet says that it is larger than the broker takes.
     #[error("a packet of {0} bytes")]
     TooLarge(usize),

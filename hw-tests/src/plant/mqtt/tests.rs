@@ -211,3 +211,21 @@ async fn publishers_wait_for_an_absent_subscriber_and_every_publish_is_in_the_tr
     until(|| plant.state()["sessions"]["agent"]["in_flight"] == 0 && waiting() == 0).await;
     plant.end().await;
 }
+
+#[tokio::test]
+async fn closing_the_subscribers_leads_to_redelivery_and_leaves_publishers_alone() {
+    let (broker, address, tasks) = broker().await;
+    let (mut source, _) = Client::connect(address, "source", false).await;
+    let (mut agent, _) = Client::connect(address, "agent", false).await;
+    agent.subscribe("t").await;
+    assert_eq!(broker.publish("t", b"1").expect("written down"), 1);
+    assert_eq!(agent.message().await.0, 0x32);
+    broker.close_subscribers();
+    assert_eq!(agent.next().await, None);
+    source.publish("t", "2").await;
+    let (mut agent, present) = Client::connect(address, "agent", false).await;
+    assert!(present);
+    assert_eq!(agent.message().await, (0x3a, 1, "1".to_owned()));
+    assert_eq!(agent.message().await, (0x32, 2, "2".to_owned()));
+    tasks.stop().await;
+}

@@ -28,6 +28,10 @@ pub struct Delivery {
 /// What an MQTT publish needs beside its rows.
 #[derive(Debug)]
 pub struct Publish {
+    /// Hash of the session's name (the MQTT client id): windows are counted for each session.
+    pub session: u64,
+    /// Differs for every connection that was made: a redelivered publish comes once on each.
+    pub connection: u64,
     /// Hash of (connection's session name, topic, payload); redeliveries have the same (D5).
     pub hash: u64,
     /// The broker says that it may have sent this before.

@@ -4,3 +4,4 @@
 
 mod programs;
 mod structure;
+mod truth;

@@ -5,8 +5,11 @@
 //! Kafka has them, `uplink` sends them and says how far a stream is complete. `app` connects the
 //! stages by bounded channels; they do not know each other. The agent only reads machines.
 
+pub mod source;
 pub mod batch;
 pub mod books;
 pub mod buffer;
+
+pub mod clock;
 pub mod config;
 pub mod delivery;

@@ -3,3 +3,5 @@
 //! Data flows through the modules in this order: `intake` reads records, `ledger` decides what is new,
 //! `lake` stores it, `features` turns it into rows of features and keeps them offline and online, `serve`
 //! answers. `app` connects them.
+
+pub mod features;

@@ -27,11 +27,9 @@ pub(super) fn literal(text: &str) -> String {
 /// Cuts `items` into pieces whose lengths are powers of two, so that few different statements are prepared.
 pub(super) fn pieces<T>(mut items: &[T], most: usize) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
-        let mut length = most.next_power_of_two();
-        while length > items.len() {
-            length /= 2;
-        }
-        let (piece, rest) = items.split_at_checked(length).filter(|(piece, _)| !piece.is_empty())?;
+        let power = most.min(items.len()).checked_ilog2()?;
+        let length = 1 << power;
+        let (piece, rest) = items.split_at_checked(length)?;
         items = rest;
         Some(piece)
     })
@@ -47,6 +45,7 @@ mod tests {
         let lengths: Vec<_> = pieces(&items, 64).map(<[_]>::len).collect();
         assert_eq!(lengths, [64, 64, 64, 8, 1]);
         assert_eq!(pieces(&items, 64).flatten().copied().collect::<Vec<_>>(), items);
+        assert!(pieces(&items, 40).all(|piece| piece.len() <= 32));
         assert_eq!(pieces::<u8>(&[], 64).count(), 0);
     }
 }

@@ -4,4 +4,10 @@
 //! `lake` stores it, `features` turns it into rows of features and keeps them offline and online, `serve`
 //! answers. `app` connects them.
 
+pub mod ledger;
+
+pub mod lake;
+
 pub mod features;
+
+pub mod clock;

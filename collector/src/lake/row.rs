@@ -1,0 +1,305 @@
+//! A row's cells as the lake keeps them, and back: `vals` and `extra` of D16.
+//!
+//! `vals` is a JSON array with a number for each place of the layout, in the shortest digits that give
+//! the bits back, `null` where there is none. `extra` is a JSON object by tag for what a number cannot
+//! say. Invariant: [`decode`] gives back exactly the cells that [`encode`] was given, bit for bit.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use millrace_protocol::{Cell, Layout, Quality, Samples, Value, ValueType, Waveform};
+use serde_json::{Map, Value as Json, json};
+
+/// Integers beyond this are not exact as doubles, which is how most SQL clients read JSON numbers.
+const EXACT_INTEGER: i64 = 1 << 53;
+
+/// What stands in the columns `vals`, `extra` and `quality`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Columns {
+    /// JSON array; `None` if more than half of the layout is empty.
+    pub vals: Option<String>,
+    /// JSON object; `None` if `vals` says everything.
+    pub extra: Option<String>,
+    /// The greatest quality code of the row; 0 if every point is good.
+    pub quality: i64,
+}
+
+/// Writes a row's cells.
+#[must_use]
+pub fn encode(layout: &Layout, cells: &[Cell]) -> Columns {
+    let points = cells.iter().filter(|cell| cell.is_point()).count();
+    let sparse = points * 2 < layout.columns().len();
+    let mut vals = String::with_capacity(if sparse { 0 } else { cells.len() * 8 });
+    let mut extra = Map::new();
+    let mut quality = 0;
+    for (at, (cell, column)) in cells.iter().zip(layout.columns()).enumerate() {
+        if !sparse {
+            vals.push(if at == 0 { '[' } else { ',' });
+        }
+        let mut number = String::new();
+        match cell {
+            Cell::Absent => {}
+            Cell::Bad(bad) => {
+                quality = quality.max(i64::from(bad.code()));
+                extra.insert(column.tag.to_string(), json!({ "q": bad.code() }));
+            }
+            Cell::Good(value) => match write_number(value, &mut number) {
+                true if sparse => {
+                    extra.insert(column.tag.to_string(), json!({ "n": raw_number(&number) }));
+                    number.clear();
+                }
+                true => {}
+                false => {
+                    extra.insert(column.tag.to_string(), other(value));
+                }
+            },
+        }
+        if !sparse {
+            vals.push_str(if number.is_empty() { "null" } else { &number });
+        }
+    }
+    if !sparse {
+        vals.push_str(if cells.is_empty() { "[]" } else { "]" });
+    }
+    Columns {
+        vals: (!sparse).then_some(vals),
+        extra: (!extra.is_empty()).then(|| Json::Object(extra).to_string()),
+        quality,
+    }
+}
+
+/// Writes a value as a JSON number; false if no double holds it.
+fn write_number(value: &Value, out: &mut String) -> bool {
+    let written = match value {
+        Value::Bool(v) => write!(out, "{}", u8::from(*v)),
+        Value::I64(v) if v.abs_diff(0) <= EXACT_INTEGER.unsigned_abs() => write!(out, "{v}"),
+        Value::U64(v) if *v <= EXACT_INTEGER.unsigned_abs() => write!(out, "{v}"),
+        Value::F32(v) if v.is_finite() => write!(out, "{:?}", f64::from(*v)),
+        Value::F64(v) if v.is_finite() => write!(out, "{v:?}"),
+        _ => return false,
+    };
+    written.is_ok()
+}
+
+/// A sparse row's number keeps its digits: serde_json would write them its own way.
+fn raw_number(digits: &str) -> Json {
+    Json::String(digits.to_owned())
+}
+
+fn other(value: &Value) -> Json {
+    match value {
+        Value::Text(text) => json!({ "t": &**text }),
+        Value::I64(v) => json!({ "i": v.to_string() }),
+        Value::U64(v) => json!({ "i": v.to_string() }),
+        Value::F32(v) => json!({ "x": format!("{:08x}", v.to_bits()) }),
+        Value::F64(v) => json!({ "x": format!("{:016x}", v.to_bits()) }),
+        Value::Bytes(bytes) => json!({ "b": hex(bytes) }),
+        Value::Waveform(wave) => {
+            let (format, samples) = sample_bytes(&wave.samples);
+            json!({ "rate": format!("{:016x}", wave.rate_hz.to_bits()), "format": format, "w": hex(&samples) })
+        }
+        Value::Bool(v) => json!({ "n": u8::from(*v).to_string() }),
+    }
+}
+
+fn sample_bytes(samples: &Samples) -> (&'static str, Vec<u8>) {
+    match samples {
+        Samples::I16(s) => ("i16", s.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Samples::F32(s) => ("f32", s.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect()),
+        Samples::F64(s) => ("f64", s.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect()),
+    }
+}
+
+/// Reads a row's cells back; `None` if the columns are not what [`encode`] writes.
+#[must_use]
+pub fn decode(layout: &Layout, vals: Option<&str>, extra: Option<&str>) -> Option<Vec<Cell>> {
+    let mut cells = match vals {
+        None => vec![Cell::Absent; layout.columns().len()],
+        Some(vals) => decode_vals(layout, vals)?,
+    };
+    if let Some(extra) = extra {
+        let Json::Object(extra) = serde_json::from_str::<Json>(extra).ok()? else { return None };
+        for (tag, what) in &extra {
+            let at = layout.columns().iter().position(|column| &*column.tag == tag.as_str())?;
+            *cells.get_mut(at)? = decode_extra(layout.columns().get(at)?.value_type, what)?;
+        }
+    }
+    Some(cells)
+}
+
+fn decode_vals(layout: &Layout, vals: &str) -> Option<Vec<Cell>> {
+    let inside = vals.strip_prefix('[')?.strip_suffix(']')?;
+    if layout.columns().is_empty() {
+        return inside.is_empty().then(Vec::new);
+    }
+    let mut numbers = inside.split(',');
+    let mut cells = Vec::with_capacity(layout.columns().len());
+    for column in layout.columns() {
+        cells.push(match numbers.next()?.trim() {
+            "null" => Cell::Absent,
+            digits => Cell::Good(number(column.value_type, digits)?),
+        });
+    }
+    numbers.next().is_none().then_some(cells)
+}
+
+fn number(value_type: ValueType, digits: &str) -> Option<Value> {
+    match value_type {
+        ValueType::Bool => match digits {
+            "0" => Some(Value::Bool(false)),
+            "1" => Some(Value::Bool(true)),
+            _ => None,
+        },
+        ValueType::I64 => digits.parse().ok().map(Value::I64),
+        ValueType::U64 => digits.parse().ok().map(Value::U64),
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "it was widened from a single, so the way back is exact"
+        )]
+        ValueType::F32 => digits.parse::<f64>().ok().map(|v| Value::F32(v as f32)),
+        ValueType::F64 => digits.parse().ok().map(Value::F64),
+        ValueType::Text | ValueType::Bytes | ValueType::Waveform => None,
+    }
+}
+
+fn decode_extra(value_type: ValueType, what: &Json) -> Option<Cell> {
+    let text = |key: &str| what.get(key).and_then(Json::as_str);
+    if let Some(code) = what.get("q").and_then(Json::as_u64) {
+        return Some(Cell::Bad(Quality::from_code(u8::try_from(code).ok()?)?));
+    }
+    let value = match value_type {
+        ValueType::Text => Value::Text(text("t")?.into()),
+        ValueType::Bytes => Value::Bytes(unhex(text("b")?)?.into()),
+        ValueType::Waveform => Value::Waveform(Arc::new(waveform(what)?)),
+        ValueType::I64 if text("i").is_some() => Value::I64(text("i")?.parse().ok()?),
+        ValueType::U64 if text("i").is_some() => Value::U64(text("i")?.parse().ok()?),
+        ValueType::F32 if text("x").is_some() => {
+            Value::F32(f32::from_bits(u32::from_str_radix(text("x")?, 16).ok()?))
+        }
+        ValueType::F64 if text("x").is_some() => {
+            Value::F64(f64::from_bits(u64::from_str_radix(text("x")?, 16).ok()?))
+        }
+        _ => number(value_type, text("n")?)?,
+    };
+    Some(Cell::Good(value))
+}
+
+fn waveform(what: &Json) -> Option<Waveform> {
+    let text = |key: &str| what.get(key).and_then(Json::as_str);
+    let rate_hz = f64::from_bits(u64::from_str_radix(text("rate")?, 16).ok()?);
+    let bytes = unhex(text("w")?)?;
+    let samples = match text("format")? {
+        "i16" => Samples::I16(bytes.as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b)).collect()),
+        "f32" => Samples::F32(
+            bytes.as_chunks::<4>().0.iter().map(|b| f32::from_bits(u32::from_le_bytes(*b))).collect(),
+        ),
+        "f64" => Samples::F64(
+            bytes.as_chunks::<8>().0.iter().map(|b| f64::from_bits(u64::from_le_bytes(*b))).collect(),
+        ),
+        _ => return None,
+    };
+    Some(Waveform { rate_hz, samples })
+}
+
+/// Writes bytes as hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
+        // Writing to a string does not fail.
+        let _ = write!(out, "{b:02x}");
+        out
+    })
+}
+
+/// Reads hexadecimal digits; `None` if they are none.
+#[must_use]
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_protocol::LayoutColumn;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_value(value_type: ValueType) -> BoxedStrategy<Value> {
+        match value_type {
+            ValueType::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
+            ValueType::I64 => {
+                prop_oneof![any::<i64>(), -10i64..10, Just(i64::MIN)].prop_map(Value::I64).boxed()
+            }
+            ValueType::U64 => prop_oneof![any::<u64>(), 0u64..10, Just(1 << 53)].prop_map(Value::U64).boxed(),
+            ValueType::F32 => any::<u32>().prop_map(|b| Value::F32(f32::from_bits(b))).boxed(),
+            ValueType::F64 => prop_oneof![any::<u64>(), Just(1 << 63), Just(1)]
+                .prop_map(|b| Value::F64(f64::from_bits(b)))
+                .boxed(),
+            ValueType::Text => "\\PC{0,8}".prop_map(|t| Value::Text(t.into())).boxed(),
+            ValueType::Bytes => {
+                prop::collection::vec(any::<u8>(), 0..6).prop_map(|b| Value::Bytes(b.into())).boxed()
+            }
+            ValueType::Waveform => (any::<u64>(), prop::collection::vec(any::<i16>(), 0..5))
+                .prop_map(|(rate, s)| {
+                    Value::Waveform(Arc::new(Waveform {
+                        rate_hz: f64::from_bits(rate),
+                        samples: Samples::I16(s),
+                    }))
+                })
+                .boxed(),
+        }
+    }
+
+    fn any_row() -> impl Strategy<Value = (Layout, Vec<Cell>)> {
+        prop::collection::vec(prop::sample::select(ValueType::ALL.to_vec()), 0..9).prop_flat_map(|types| {
+            let cells: Vec<_> = types
+                .iter()
+                .map(|&t| {
+                    prop_oneof![
+                        2 => Just(Cell::Absent),
+                        1 => (1u8..255).prop_map(|c| Cell::Bad(Quality::from_code(c).unwrap())),
+                        4 => any_value(t).prop_map(Cell::Good)
+                    ]
+                    .boxed()
+                })
+                .collect();
+            let column = |(at, value_type): (usize, ValueType)| LayoutColumn {
+                tag: format!("tag \"{at}\".x").into(),
+                value_type,
+            };
+            let layout = Layout::new(types.into_iter().enumerate().map(column).collect());
+            (Just(layout), cells)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn lake_row_gives_every_bit_back((layout, cells) in any_row()) {
+            let columns = encode(&layout, &cells);
+            if let Some(vals) = &columns.vals {
+                prop_assert!(serde_json::from_str::<Json>(vals).is_ok(), "{}", vals);
+            }
+            let back = decode(&layout, columns.vals.as_deref(), columns.extra.as_deref()).unwrap();
+            prop_assert_eq!(back.len(), cells.len());
+            for (got, wanted) in back.iter().zip(&cells) {
+                prop_assert!(got.same_bits(wanted), "{:?} is not {:?}: {:?}", got, wanted, columns);
+            }
+        }
+    }
+
+    #[test]
+    fn row_that_would_be_mostly_empty_stands_in_extra() {
+        let column = |tag: &str| LayoutColumn { tag: tag.into(), value_type: ValueType::F64 };
+        let layout = Layout::new(vec![column("a"), column("b"), column("c")]);
+        let columns = encode(&layout, &[Cell::Absent, Cell::Good(Value::F64(-0.0)), Cell::Absent]);
+        assert_eq!(
+            columns,
+            Columns { vals: None, extra: Some(r#"{"b":{"n":"-0.0"}}"#.to_owned()), quality: 0 }
+        );
+        let columns =
+            encode(&layout, &[Cell::Good(Value::F64(1.5)), Cell::Bad(Quality::TIMEOUT), Cell::Absent]);
+        assert_eq!((columns.vals.as_deref(), columns.quality), (Some("[1.5,null,null]"), 1));
+    }
+}

@@ -7,9 +7,16 @@
 //! Invariant: values in, values out. No I/O, no clock, no random number, no tokio; what is computed
 //! depends on the set of rows only, never on the order or the pieces in which they came (F2).
 
+mod aggregate;
 mod attributes;
 mod glob;
+mod history;
+mod language;
+mod row;
+mod sketch;
+mod tree;
 mod value;
+mod window;
 
 pub mod compile;
 pub mod problem;

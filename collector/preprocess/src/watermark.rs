@@ -1,8 +1,17 @@
 //! How far each stream is complete, and who is waited for (F5).
+//!
+//! The streams of one (agent, machine, category) are a chain (D7): rows of a newer epoch move the
+//! watermark only when the older ones are complete to their last sequence, declared lost, or given up.
+//! Invariant: only what the caller gives decides (items, sequences, append times, topic clocks); what a
+//! clock decided comes out as a [`Control`] and can be given again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millrace_protocol::StreamId;
+use millrace_protocol::{Birth, Epoch, Progress, StreamId};
+use serde::{Deserialize, Serialize};
+
+use crate::history::MAX_AHEAD_US;
 
 /// A decision that depended on the clock: stored in the lake, so that a replay sees it too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,4 +24,251 @@ pub enum Control {
         /// Its topic's clock at that moment. *Units*: microseconds since 1970-01-01 UTC.
         at_us: i64,
     },
+}
+
+/// Rows read beyond the contiguous sequence: first and last sequence, newest event time.
+type Run = (u64, u64, i64);
+
+/// What is known of one stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StreamState {
+    topic: Option<String>,
+    /// Append time of the last thing heard; `i64::MIN`: nothing yet.
+    heard_us: i64,
+    contiguous: u64,
+    /// Newest event time of the contiguous rows.
+    newest_us: i64,
+    runs: Vec<Run>,
+    /// Progress whose rows are not all there yet: sequence and time.
+    promised: Vec<(u64, i64)>,
+    /// No row up to this time (exclusive) will come, by the stream's own word.
+    promised_us: i64,
+    /// The older stream and its last sequence.
+    previous: Option<(u64, u64)>,
+    /// The same, once it was complete and forgotten: a birth that comes again asks for nothing.
+    settled: Option<(u64, u64)>,
+    given_up_us: Option<i64>,
+}
+
+impl Default for StreamState {
+    fn default() -> Self {
+        Self {
+            topic: None,
+            heard_us: i64::MIN,
+            contiguous: 0,
+            newest_us: i64::MIN,
+            runs: Vec::new(),
+            promised: Vec::new(),
+            promised_us: i64::MIN,
+            previous: None,
+            settled: None,
+            given_up_us: None,
+        }
+    }
+}
+
+impl StreamState {
+    fn advance(&mut self, seq: u64) {
+        self.contiguous = self.contiguous.max(seq);
+        let (contiguous, mut newest_us, mut promised_us) =
+            (self.contiguous, self.newest_us, self.promised_us);
+        self.runs.retain(|&(_, last, time_us)| {
+            let there = last <= contiguous;
+            newest_us = if there { newest_us.max(time_us) } else { newest_us };
+            !there
+        });
+        self.promised.retain(|&(after, until_us)| {
+            let there = after <= contiguous;
+            promised_us = if there { promised_us.max(until_us) } else { promised_us };
+            !there
+        });
+        (self.newest_us, self.promised_us) = (newest_us, promised_us);
+    }
+
+    fn row(&mut self, seq: u64, time_us: i64) {
+        if seq <= self.contiguous {
+            self.newest_us = self.newest_us.max(time_us);
+            return;
+        }
+        match self.runs.last_mut() {
+            Some((_, last, newest)) if last.checked_add(1) == Some(seq) => {
+                *last = seq;
+                *newest = (*newest).max(time_us);
+            }
+            _ => self.runs.push((seq, seq, time_us)),
+        }
+    }
+
+    fn low_us(&self, lateness_us: i64) -> i64 {
+        self.newest_us.saturating_sub(lateness_us).max(self.promised_us)
+    }
+
+    fn given_up(&self, stall_after_us: i64) -> bool {
+        self.given_up_us.is_some_and(|at| at >= self.heard_us.saturating_add(stall_after_us))
+    }
+}
+
+/// How far a chain is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Low {
+    /// Nothing was heard of it: nobody waits.
+    Silent,
+    /// Complete up to this time (exclusive).
+    Until(i64),
+    /// Given up; its topic's clock.
+    GivenUp(i64),
+}
+
+/// The streams of one agent, machine and category.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Chain {
+    streams: BTreeMap<u64, StreamState>,
+}
+
+impl Chain {
+    fn stream(&mut self, epoch: Epoch) -> &mut StreamState {
+        self.streams.entry(epoch.0).or_default()
+    }
+
+    pub(crate) fn heard(&mut self, epoch: Epoch, topic: &str, append_us: i64) {
+        let stream = self.stream(epoch);
+        stream.heard_us = stream.heard_us.max(append_us);
+        if stream.topic.as_deref() != Some(topic) {
+            stream.topic = Some(topic.to_owned());
+        }
+    }
+
+    pub(crate) fn birth(&mut self, epoch: Epoch, birth: &Birth) {
+        let Some(previous) = birth.previous else {
+            self.stream(epoch);
+            return;
+        };
+        let previous_of = Some((previous.epoch.0, previous.last_seq));
+        let stream = self.stream(epoch);
+        if stream.settled == previous_of {
+            return;
+        }
+        stream.previous = previous_of;
+        let heard_us = stream.heard_us;
+        // An older stream that was never heard is waited for as if it had been heard with this birth.
+        let older = self.stream(previous.epoch);
+        older.heard_us = older.heard_us.max(heard_us);
+    }
+
+    pub(crate) fn row(&mut self, epoch: Epoch, seq: u64, time_us: i64) {
+        self.stream(epoch).row(seq, time_us);
+    }
+
+    pub(crate) fn contiguous(&mut self, epoch: Epoch, seq: u64) {
+        self.stream(epoch).advance(seq);
+    }
+
+    pub(crate) fn progress(&mut self, epoch: Epoch, progress: &Progress, append_us: i64) {
+        for older in &progress.waiting_epochs {
+            // Its sender still has rows of it: a sign of life.
+            if let Some(older) = self.streams.get_mut(&older.0) {
+                older.heard_us = older.heard_us.max(append_us);
+            }
+        }
+        let until_us =
+            progress.complete_until_us.saturating_add(1).min(append_us.saturating_add(MAX_AHEAD_US));
+        let stream = self.stream(epoch);
+        stream.heard_us = stream.heard_us.max(append_us);
+        stream.promised.push((progress.after, until_us));
+        stream.advance(0);
+    }
+
+    pub(crate) fn give_up(&mut self, epoch: Epoch, at_us: i64) {
+        let stream = self.stream(epoch);
+        stream.given_up_us = stream.given_up_us.max(Some(at_us));
+    }
+
+    /// Gives up streams that are waited for and silent; gives the epochs.
+    pub(crate) fn clock(&mut self, topic: &str, now_us: i64, stall_after_us: i64) -> Vec<Epoch> {
+        let silent = |s: &StreamState| now_us >= s.heard_us.saturating_add(stall_after_us);
+        if !self.streams.values().any(|s| s.heard_us > i64::MIN && silent(s) && !s.given_up(stall_after_us)) {
+            return Vec::new();
+        }
+        let waited = self.waited(stall_after_us);
+        let mut given_up = Vec::new();
+        for (epoch, stream) in &mut self.streams {
+            let silent = now_us >= stream.heard_us.saturating_add(stall_after_us);
+            let mine = stream.topic.as_deref().is_none_or(|own| own == topic);
+            if silent && mine && waited.contains(epoch) && stream.heard_us > i64::MIN {
+                stream.given_up_us = Some(now_us);
+                given_up.push(Epoch(*epoch));
+            }
+        }
+        given_up
+    }
+
+    /// Gives the streams whose rows are still to come: heads, and older ones that are not complete.
+    fn waited(&self, stall_after_us: i64) -> BTreeSet<u64> {
+        let mut waited = BTreeSet::new();
+        let older: BTreeSet<u64> = self.streams.values().filter_map(|s| s.previous.map(|p| p.0)).collect();
+        for (epoch, stream) in &self.streams {
+            if older.contains(epoch) || stream.heard_us == i64::MIN {
+                continue;
+            }
+            waited.insert(*epoch);
+            let (mut at, mut seen) = (stream.previous, BTreeSet::from([*epoch]));
+            while let Some((epoch, last_seq)) = at {
+                let Some(stream) = self.streams.get(&epoch).filter(|_| seen.insert(epoch)) else { break };
+                if stream.contiguous < last_seq {
+                    waited.insert(epoch);
+                }
+                at = stream.previous;
+            }
+        }
+        waited.retain(|epoch| self.streams.get(epoch).is_some_and(|s| !s.given_up(stall_after_us)));
+        waited
+    }
+
+    /// Tells how far the chain is complete.
+    pub(crate) fn low(
+        &self,
+        lateness_us: i64,
+        stall_after_us: i64,
+        clock: impl Fn(Option<&str>) -> i64,
+    ) -> Low {
+        if let (Some((_, only)), 1) = (self.streams.first_key_value(), self.streams.len())
+            && only.heard_us > i64::MIN
+            && !only.given_up(stall_after_us)
+        {
+            return Low::Until(only.low_us(lateness_us));
+        }
+        let waited = self.waited(stall_after_us);
+        let lows = waited.iter().filter_map(|epoch| self.streams.get(epoch)).map(|s| s.low_us(lateness_us));
+        if let Some(low) = lows.min() {
+            return Low::Until(low);
+        }
+        let heard = self.streams.values().filter(|s| s.heard_us > i64::MIN);
+        heard.map(|s| clock(s.topic.as_deref())).max().map_or(Low::Silent, Low::GivenUp)
+    }
+
+    /// Gives the newest event time of the contiguous rows.
+    pub(crate) fn newest_us(&self) -> Option<i64> {
+        self.streams.values().map(|s| s.newest_us).max().filter(|us| *us > i64::MIN)
+    }
+
+    /// Forgets older streams that are complete and behind, so that restarts of an agent leave nothing.
+    pub(crate) fn prune(&mut self) {
+        let heads: Vec<(u64, u64, u64)> = self
+            .streams
+            .iter()
+            .filter_map(|(e, s)| s.previous.map(|(older, last)| (*e, older, last)))
+            .collect();
+        for (epoch, older, last_seq) in heads {
+            let done = self
+                .streams
+                .get(&older)
+                .is_some_and(|s| s.contiguous >= last_seq && s.previous.is_none() && s.runs.is_empty());
+            if done {
+                self.streams.remove(&older);
+                if let Some(stream) = self.streams.get_mut(&epoch) {
+                    stream.settled = stream.previous.take();
+                }
+            }
+        }
+    }
 }

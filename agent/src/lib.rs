@@ -10,6 +10,8 @@ pub mod batch;
 pub mod books;
 pub mod buffer;
 
+pub mod supervise;
+
 pub mod clock;
 pub mod config;
 pub mod delivery;

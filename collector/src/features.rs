@@ -2,7 +2,7 @@
 //!
 //! Data flows through the modules in this order: [`view`] says which versions are served, [`offline`] gives a
 //! row its revision inside the flush, [`parquet`] copies it for Feast's file store, [`online`] keeps the newest
-//! row of every entity, in the bytes of [`feast`].
+//! row of every entity, in the bytes of [`feast`]; [`export`] writes the Feast repository that describes it all.
 //!
 //! For the collector's flush, [`Stores`] holds them together:
 //!
@@ -20,6 +20,8 @@ pub mod parquet;
 
 pub mod feast;
 pub mod online;
+
+pub mod export;
 
 mod sql;
 

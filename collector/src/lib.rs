@@ -10,4 +10,6 @@ pub mod lake;
 
 pub mod features;
 
+pub mod serve;
+
 pub mod clock;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace_preprocess::ViewSchema;
+use millrace_preprocess::{Service, ViewSchema};
 
 /// A view's version with its place in the order of promotions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,4 +40,45 @@ pub fn versioned_name(schema: &ViewSchema) -> String {
 #[must_use]
 pub fn offline_table(schema: &ViewSchema) -> String {
     format!("features_{}", versioned_name(schema))
+}
+
+/// A feature service with its views under the names that Feast knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedService {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The views and their chosen features, in the order of the file.
+    pub features: Vec<NamedFeatures>,
+}
+
+/// Features of one view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFeatures {
+    /// The view, as Feast knows it.
+    pub view: String,
+    /// The features that were chosen.
+    pub features: Vec<Arc<str>>,
+    /// Whether these are all that the view has.
+    pub whole: bool,
+}
+
+impl NamedService {
+    /// Names a service's views. One whose version is not among `views` is left out; `check` refuses that before.
+    #[must_use]
+    pub fn new(service: &Service, views: &[ActiveView]) -> Self {
+        let named = |schema: &ViewSchema, places: &[usize]| {
+            let active = views
+                .iter()
+                .find(|view| view.schema.name == schema.name && view.schema.version == schema.version)?;
+            let features: Vec<_> = places
+                .iter()
+                .filter_map(|place| schema.features.get(*place))
+                .map(|f| f.name.clone())
+                .collect();
+            let whole = features.len() == schema.features.len();
+            Some(NamedFeatures { view: active.feast_name(), features, whole })
+        };
+        let features = service.features.iter().filter_map(|(view, places)| named(&view.schema, places));
+        Self { name: service.name.clone(), features: features.collect() }
+    }
 }

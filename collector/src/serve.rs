@@ -1,0 +1,175 @@
+//! HTTP: features as Feast's own server answers, health, metrics, and a page for people.
+//!
+//! Answers come from the newest rows in memory; no request touches a database. `POST /get-online-features` takes
+//! and gives what Feast 0.67's server does, and understands besides:
+//!
+//! - the request field `"include_freshness": true`: every result then has `age_ms`, `coverage` and `revision` beside
+//!   `event_timestamps` (null where there is no row, and for join keys);
+//! - statuses as Feast's Go server gives them: `OUTSIDE_MAX_AGE`, with the value, for a row older than its view's
+//!   ttl; `?compat=python` leaves it `PRESENT`, as the Python server does.
+//!
+//! It listens on loopback addresses only; there is no token yet.
+
+mod answer;
+mod page;
+mod problem;
+mod request;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt as _;
+use prometheus::{IntCounter, Registry, TextEncoder};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::features::online::Newest;
+use crate::features::view::NamedService;
+use answer::{Compat, answer};
+use problem::Problem;
+
+/// Whether the collector can do its work, as `/readyz` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Ready,
+    /// It cannot yet, or not now: for this reason.
+    NotReady(String),
+}
+
+/// What the answers are made from.
+pub struct Serving {
+    /// The newest rows.
+    pub newest: Arc<Newest>,
+    /// The feature services.
+    pub services: Vec<NamedService>,
+    /// Feast's project, which error texts name.
+    pub project: String,
+    /// The clock. *Units*: microseconds since 1970-01-01 UTC.
+    pub now_us: Box<dyn Fn() -> i64 + Send + Sync>,
+    /// What `/readyz` says.
+    pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// What `/metrics` shows; the server's own counters are added to it.
+    pub registry: Registry,
+}
+
+struct Shared {
+    serving: Serving,
+    services: HashMap<String, Vec<String>>,
+    answered: IntCounter,
+    refused: IntCounter,
+}
+
+/// Makes the routes. Further ones can be merged to them.
+#[must_use]
+pub fn router(serving: Serving) -> Router {
+    let counter = |name: &str, help: &str| {
+        #[expect(clippy::expect_used, reason = "the names are constants of the right form")]
+        let counter = IntCounter::new(name, help).expect("a valid metric name");
+        // A second router over one registry counts for itself only.
+        let _duplicate = serving.registry.register(Box::new(counter.clone()));
+        counter
+    };
+    let answered = counter(
+        "millrace_collector_serve_answered_total",
+        "Requests for online features that were answered.",
+    );
+    let refused =
+        counter("millrace_collector_serve_refused_total", "Requests for online features that were refused.");
+    let references = |service: &NamedService| {
+        let parts = service.features.iter();
+        parts.flat_map(|part| part.features.iter().map(move |f| format!("{}:{f}", part.view))).collect()
+    };
+    let services = serving.services.iter().map(|s| (s.name.to_string(), references(s))).collect();
+    Router::new()
+        .route("/get-online-features", post(get_online_features))
+        .route("/health", get(|| async {}))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/", get(newest_page))
+        .with_state(Arc::new(Shared { serving, services, answered, refused }))
+}
+
+/// Answers requests until `stop`, then ends the open ones.
+///
+/// # Errors
+/// [`io::ErrorKind::PermissionDenied`] if the listener's address is not a loopback one.
+pub async fn run(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
+    check_address(listener.local_addr()?)?;
+    // An answer is one write; waiting for more only delays it.
+    let listener = listener.tap_io(|connection| {
+        let _best_effort = connection.set_nodelay(true);
+    });
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// Refuses to serve without a token what others than this machine could reach.
+fn check_address(address: SocketAddr) -> io::Result<()> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    let text = format!("{address} is not a loopback address; without a token nothing else is served");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+}
+
+async fn get_online_features(State(shared): State<Arc<Shared>>, uri: Uri, body: Bytes) -> Response {
+    let python = uri.query().is_some_and(|query| query.split('&').any(|part| part == "compat=python"));
+    let compat = if python { Compat::Python } else { Compat::Go };
+    let result = request::parse(&body).and_then(|request| {
+        let now_us = (shared.serving.now_us)();
+        answer(&shared.serving, &shared.services, &request, compat, now_us)
+    });
+    match result {
+        Ok(json) => {
+            shared.answered.inc();
+            ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
+        }
+        Err(problem) => {
+            shared.refused.inc();
+            refuse(&problem)
+        }
+    }
+}
+
+fn refuse(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (status, json, problem.body()).into_response()
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    match (shared.serving.readiness)() {
+        Readiness::Ready => "ready\n".into_response(),
+        Readiness::NotReady(reason) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
+        }
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    match TextEncoder::new().encode_to_string(&shared.serving.registry.gather()) {
+        Ok(text) => {
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            ([(CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn newest_page(State(shared): State<Arc<Shared>>) -> Html<String> {
+    let now_us = (shared.serving.now_us)();
+    Html(page::newest(&shared.serving.newest, &shared.serving.project, now_us))
+}
+
+#[cfg(test)]
+mod tests;

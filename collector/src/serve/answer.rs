@@ -1,0 +1,398 @@
+//! The answer to `POST /get-online-features`, written straight into a string.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::Serving;
+use super::problem::Problem;
+use super::request::{EntityValue, Request};
+use crate::features::feast::{Value, push_python_float};
+use crate::features::online::{Served, Slot};
+
+/// Whose statuses are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compat {
+    /// Feast's Go server: a row older than its view's ttl is `OUTSIDE_MAX_AGE`.
+    Go,
+    /// Feast's Python server: it is `PRESENT`.
+    Python,
+}
+
+const EPOCH: &str = "\"1970-01-01T00:00:00Z\"";
+
+/// One feature that is asked for.
+struct Column<'a> {
+    /// Place of the view among those of the request.
+    view: usize,
+    /// Place of the feature in its view; `None` if the view has no such feature.
+    feature: Option<usize>,
+    /// Its name in the answer.
+    name: String,
+    /// For the check of equal names.
+    reference: &'a str,
+}
+
+/// A view that is asked for, with the rows of the entities.
+struct Asked<'a> {
+    slot: &'a Slot,
+    rows: Vec<Option<Arc<Served>>>,
+    /// The rows' event timestamps as JSON, shared by the view's features.
+    times: Vec<String>,
+}
+
+/// Answers a request.
+pub(super) fn answer(
+    serving: &Serving,
+    services: &HashMap<String, Vec<String>>,
+    request: &Request,
+    compat: Compat,
+    now_us: i64,
+) -> Result<String, Problem> {
+    let references = match &request.feature_service {
+        Some(service) => services.get(service).ok_or_else(|| Problem::NoService {
+            service: service.clone(),
+            project: serving.project.clone(),
+        })?,
+        None => &request.features,
+    };
+    let (slots, columns) = resolve(serving, references, request.full_feature_names)?;
+    let keys = join_keys(request, &slots)?;
+    let rows = keys.first().map_or(0, |(_, values)| values.len());
+    let asked: Vec<_> = slots.iter().map(|slot| ask(slot, request)).collect::<Result<_, _>>()?;
+    let cell = if request.include_freshness { 96 } else { 64 };
+    let mut out = String::with_capacity(256 + (columns.len() + keys.len()) * (96 + cell * rows));
+    out.push_str("{\"results\":[");
+    for (_, values) in &keys {
+        push_key(&mut out, values, request.include_freshness);
+        out.push(',');
+    }
+    for column in &columns {
+        if let Some(asked) = asked.get(column.view) {
+            push_feature(&mut out, asked, column.feature, request.include_freshness, compat, now_us);
+            out.push(',');
+        }
+    }
+    if out.ends_with(',') {
+        out.pop();
+    }
+    out.push_str("],\"metadata\":{\"feature_names\":[");
+    let names = keys.iter().map(|(name, _)| *name).chain(columns.iter().map(|column| &*column.name));
+    push_list(&mut out, names, |out, name| push_string(out, name));
+    out.push(']');
+    if request.include_feature_view_version_metadata {
+        out.push_str(",\"feature_view_metadata\":[");
+        push_list(&mut out, &slots, |out, slot| {
+            out.push_str("{\"name\":");
+            push_string(out, &slot.feast_name);
+            out.push('}');
+        });
+        out.push(']');
+    }
+    out.push_str("}}");
+    Ok(out)
+}
+
+/// Finds the views and features that are asked for, and refuses two of one name.
+fn resolve<'a, 'r>(
+    serving: &'a Serving,
+    references: &'r [String],
+    full_names: bool,
+) -> Result<(Vec<&'a Slot>, Vec<Column<'r>>), Problem> {
+    let mut slots: Vec<&Slot> = Vec::new();
+    let mut places: Vec<usize> = Vec::new();
+    let mut columns = Vec::with_capacity(references.len());
+    for reference in references {
+        let Some((view, feature)) = reference.split_once(':') else {
+            return Err(Problem::Other(format!(
+                "Invalid feature reference '{reference}'. Expected format: '<feature_view>:<feature>' or \
+                 '<feature_view>@<version>:<feature>'"
+            )));
+        };
+        let unknown = || Problem::NoView { view: view.to_owned(), project: serving.project.clone() };
+        let (place, slot) = serving.newest.slot(view).ok_or_else(unknown)?;
+        let view_place = places.iter().position(|known| *known == place).unwrap_or_else(|| {
+            places.push(place);
+            slots.push(slot);
+            slots.len() - 1
+        });
+        let name = if full_names { format!("{view}__{feature}") } else { feature.to_owned() };
+        let feature = slot.view.schema.features.iter().position(|column| &*column.name == feature);
+        columns.push(Column { view: view_place, feature, name, reference });
+    }
+    let mut seen = HashSet::with_capacity(columns.len());
+    let mut names: Vec<String> = columns
+        .iter()
+        .filter(|column| !seen.insert(&*column.name))
+        .map(|column| column.name.clone())
+        .collect();
+    names.dedup();
+    if names.is_empty() { Ok((slots, columns)) } else { Err(Problem::Collision { names, full_names }) }
+}
+
+/// Gives the columns of join keys that the views have, in the order of the request.
+fn join_keys<'a>(
+    request: &'a Request,
+    slots: &[&Slot],
+) -> Result<Vec<(&'a str, &'a [EntityValue])>, Problem> {
+    let columns = &request.entities.0;
+    let Some((_, first)) = columns.first() else {
+        return Err(Problem::Other("'pop from an empty set'".to_owned()));
+    };
+    if columns.iter().any(|(_, values)| values.len() != first.len()) {
+        return Err(Problem::Other("All entity rows must have the same columns.".to_owned()));
+    }
+    let known = |name: &str| slots.iter().any(|slot| &*slot.view.schema.entity == name);
+    Ok(columns.iter().filter(|(name, _)| known(name)).map(|(name, values)| (&**name, &**values)).collect())
+}
+
+fn ask<'a>(slot: &'a Slot, request: &Request) -> Result<Asked<'a>, Problem> {
+    let entity = &*slot.view.schema.entity;
+    let column = request.entities.0.iter().find(|(name, values)| name == entity && !values.is_empty());
+    let Some((_, values)) = column else {
+        let names: Vec<_> = request.entities.0.iter().map(|(name, _)| format!("'{name}'")).collect();
+        return Err(Problem::Other(format!(
+            "Missing join key values for keys: ['{entity}']. No values provided for keys: ['{entity}']. Provided \
+             join_key_values: [{}]",
+            names.join(", ")
+        )));
+    };
+    // What is not a text is no machine's name, and neither is the empty text.
+    let rows = slot.rows(values.iter().map(|value| value.text().unwrap_or_default()));
+    let time = |row: &Option<Arc<Served>>| match row {
+        Some(row) => timestamp(row.event_us),
+        None => EPOCH.to_owned(),
+    };
+    let times = rows.iter().map(time).collect();
+    Ok(Asked { slot, rows, times })
+}
+
+fn push_key(out: &mut String, values: &[EntityValue], freshness: bool) {
+    out.push_str("{\"values\":[");
+    push_list(out, values, |out, value| match value {
+        EntityValue::Text(text) => push_string(out, text),
+        EntityValue::Other(json) => {
+            let _infallible = write!(out, "{json}");
+        }
+    });
+    out.push_str("],\"statuses\":[");
+    push_list(out, values, |out, _| out.push_str("\"PRESENT\""));
+    out.push_str("],\"event_timestamps\":[");
+    push_list(out, values, |out, _| out.push_str(EPOCH));
+    out.push(']');
+    if freshness {
+        for name in ["age_ms", "coverage", "revision"] {
+            let _infallible = write!(out, ",\"{name}\":[");
+            push_list(out, values, |out, _| out.push_str("null"));
+            out.push(']');
+        }
+    }
+    out.push('}');
+}
+
+fn push_feature(
+    out: &mut String,
+    asked: &Asked<'_>,
+    feature: Option<usize>,
+    freshness: bool,
+    compat: Compat,
+    now_us: i64,
+) {
+    let ttl_us = asked.slot.view.schema.ttl_us;
+    let value = |row: &Served| feature.and_then(|place| row.values.get(place)).cloned();
+    out.push_str("{\"values\":[");
+    push_list(out, &asked.rows, |out, row| match row.as_deref().and_then(|row| row.values.get(feature?)) {
+        Some(value) => push_value(out, value),
+        None => out.push_str("null"),
+    });
+    out.push_str("],\"statuses\":[");
+    push_list(out, &asked.rows, |out, row| {
+        out.push_str(match row.as_deref() {
+            Some(row) if feature.is_none() || value(row).is_none() => "\"NOT_FOUND\"",
+            Some(row) if compat == Compat::Go && is_outside(now_us, row.event_us, ttl_us) => {
+                "\"OUTSIDE_MAX_AGE\""
+            }
+            Some(_) => "\"PRESENT\"",
+            None => "\"NOT_FOUND\"",
+        });
+    });
+    out.push_str("],\"event_timestamps\":[");
+    push_list(out, &asked.times, |out, time| out.push_str(if feature.is_some() { time } else { EPOCH }));
+    out.push(']');
+    if freshness {
+        push_freshness(out, &asked.rows, now_us);
+    }
+    out.push('}');
+}
+
+/// Tells whether a row is older than its view's ttl; exactly as old is still inside, 0 is for ever.
+fn is_outside(now_us: i64, event_us: i64, ttl_us: i64) -> bool {
+    ttl_us > 0 && now_us.saturating_sub(event_us) > ttl_us
+}
+
+fn push_freshness(out: &mut String, rows: &[Option<Arc<Served>>], now_us: i64) {
+    let mut push = |name: &str, cell: &dyn Fn(&mut String, &Served)| {
+        let _infallible = write!(out, ",\"{name}\":[");
+        push_list(out, rows, |out, row| match row {
+            Some(row) => cell(out, row),
+            None => out.push_str("null"),
+        });
+        out.push(']');
+    };
+    push("age_ms", &|out, row| {
+        let _infallible = write!(out, "{}", now_us.saturating_sub(row.event_us) / 1_000);
+    });
+    push("coverage", &|out, row| push_float(out, row.coverage));
+    push("revision", &|out, row| {
+        let _infallible = write!(out, "{}", row.revision);
+    });
+}
+
+/// Writes a value as Feast's server does: what JSON has no number for is a string, bytes are base64.
+fn push_value(out: &mut String, value: &Value) {
+    match value {
+        Value::Null => out.push_str("null"),
+        Value::String(text) => push_string(out, text),
+        Value::Float64(number) => push_float(out, *number),
+        Value::Float32(number) => push_float(out, f64::from(*number)),
+        Value::Bool(truth) => out.push_str(if *truth { "true" } else { "false" }),
+        Value::Int64(number) | Value::UnixTimestamp(number) => {
+            let _infallible = write!(out, "{number}");
+        }
+        Value::Int32(number) => {
+            let _infallible = write!(out, "{number}");
+        }
+        Value::Bytes(bytes) => push_base64(out, bytes),
+        Value::BytesList(items) => push_array(out, items, |out, item| push_base64(out, item)),
+        Value::StringList(items) => push_array(out, items, |out, item| push_string(out, item)),
+        Value::Float64List(items) => push_array(out, items, |out, item| push_float(out, *item)),
+        Value::Float32List(items) => push_array(out, items, |out, item| push_float(out, f64::from(*item))),
+        Value::BoolList(items) => push_array(out, items, |out, item| {
+            out.push_str(if *item { "true" } else { "false" });
+        }),
+        Value::Int64List(items) | Value::UnixTimestampList(items) => push_array(out, items, |out, item| {
+            let _infallible = write!(out, "{item}");
+        }),
+        Value::Int32List(items) => push_array(out, items, |out, item| {
+            let _infallible = write!(out, "{item}");
+        }),
+    }
+}
+
+fn push_array<T>(out: &mut String, items: &[T], push: impl FnMut(&mut String, &T)) {
+    out.push('[');
+    push_list(out, items, push);
+    out.push(']');
+}
+
+fn push_list<I: IntoIterator>(out: &mut String, items: I, mut push: impl FnMut(&mut String, I::Item)) {
+    let mut first = true;
+    for item in items {
+        if !first {
+            out.push(',');
+        }
+        first = false;
+        push(out, item);
+    }
+}
+
+fn push_float(out: &mut String, number: f64) {
+    match number {
+        _ if number.is_nan() => out.push_str("\"NaN\""),
+        f64::INFINITY => out.push_str("\"Infinity\""),
+        f64::NEG_INFINITY => out.push_str("\"-Infinity\""),
+        _ => push_python_float(out, number),
+    }
+}
+
+fn push_string(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        let _infallible = write!(out, "{}", serde_json::json!(text));
+    }
+}
+
+fn push_base64(out: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    out.push('"');
+    for group in bytes.chunks(3) {
+        let bits =
+            group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        for at in 0..4 {
+            let digit = DIGITS.get((bits >> (18 - 6 * at)) as usize & 63).copied().unwrap_or_default();
+            out.push(if at > group.len() { '=' } else { char::from(digit) });
+        }
+    }
+    out.push('"');
+}
+
+/// Writes an event time as RFC 3339 in quotes, with 0, 3 or 6 decimals, as protobuf's JSON does.
+fn timestamp(time_us: i64) -> String {
+    let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(time_us) * 1_000) else {
+        return EPOCH.to_owned();
+    };
+    let (date, micros) = (time.date(), time.microsecond());
+    let mut out = String::with_capacity(32);
+    let _infallible = write!(
+        out,
+        "\"{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    );
+    let _infallible = match micros {
+        0 => Ok(()),
+        _ if micros % 1_000 == 0 => write!(out, ".{:03}", micros / 1_000),
+        _ => write!(out, ".{micros:06}"),
+    };
+    out.push_str("Z\"");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_have_no_three_or_six_decimals() {
+        for (time_us, text) in [
+            (0, "\"1970-01-01T00:00:00Z\""),
+            (1_709_251_200_123_456, "\"2024-03-01T00:00:00.123456Z\""),
+            (1_709_251_200_120_000, "\"2024-03-01T00:00:00.120Z\""),
+            (-1, "\"1969-12-31T23:59:59.999999Z\""),
+            (i64::MAX, EPOCH),
+        ] {
+            assert_eq!(timestamp(time_us), text);
+        }
+    }
+
+    #[test]
+    fn values_are_written_as_feast_writes_them() {
+        for (value, text) in [
+            (Value::Null, "null"),
+            (Value::Float64(3.5), "3.5"),
+            (Value::Float64(1e16), "1e+16"),
+            (Value::Float64(f64::NAN), "\"NaN\""),
+            (Value::Float64(f64::NEG_INFINITY), "\"-Infinity\""),
+            (Value::Float64List(vec![1.0, f64::INFINITY]), "[1.0,\"Infinity\"]"),
+            (Value::Bytes(vec![0, 0xff]), "\"AP8=\""),
+            (Value::BytesList(vec![vec![], b"a".to_vec(), b"abc".to_vec()]), "[\"\",\"YQ==\",\"YWJj\"]"),
+            (Value::UnixTimestamp(1_763_856_000), "1763856000"),
+            (Value::String("a\"\u{1}é".into()), "\"a\\\"\\u0001é\""),
+            (Value::BoolList(vec![true, false]), "[true,false]"),
+            (Value::Int64(i64::MIN), "-9223372036854775808"),
+        ] {
+            let mut out = String::new();
+            push_value(&mut out, &value);
+            assert_eq!(out, text);
+        }
+    }
+}

@@ -16,7 +16,7 @@ packages:
 
 # The whole line with no server at all. BREAK=1 deletes one lake row (exit 2), KEEP=1 leaves it running.
 demo: packages
-	@BREAK=$(BREAK) KEEP=$(KEEP) deploy/dev/demo
+	@BREAK=$(BREAK) KEEP=$(KEEP) CARGO="$(CARGO)" deploy/dev/demo
 
 # Every test. Needs no server in this release: Kafka is librdkafka's in-process broker, the lake is SQLite.
 test: packages

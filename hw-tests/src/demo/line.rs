@@ -1,0 +1,326 @@
+//! The line of the demonstration: which programs run, where they listen, what they are asked.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::programs::{Program, get_json, post, run};
+use crate::clock::now_us;
+use crate::truth::compare::Excuse;
+
+/// The features of the demonstration.
+const FEATURES: &str = include_str!("../../plants/demo.features.toml");
+/// The plant of the demonstration.
+const PLANT: &str = include_str!("../../plants/demo.toml");
+/// The topics that exist; other categories fall back to `telemetry` (D3).
+const TOPICS: &str = "millrace.telemetry,millrace.vibration";
+/// Enough to show that shards work, few enough for the in-process broker.
+const PARTITIONS: &str = "4";
+/// What an agent may have read and not flushed when it is killed: its sync interval, and a slow disk.
+/// *Units*: microseconds.
+const UNFLUSHED_US: i64 = 2_000_000;
+
+/// The running programs and what is needed to reach them.
+#[derive(Debug)]
+pub struct Line {
+    folder: PathBuf,
+    broker: Option<Program>,
+    plant: Option<Program>,
+    agent: Option<Program>,
+    collector: Option<Program>,
+    broker_control: String,
+    plant_control: String,
+    agent_url: String,
+    collector_url: String,
+    excuses: Vec<Excuse>,
+}
+
+impl Line {
+    /// Starts broker, plant, agent and collector in a new temporary folder.
+    ///
+    /// *Errors*: a program does not start; what runs already is killed.
+    pub fn start() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("millrace-demo-").tempdir()?.keep();
+        let arguments = ["broker", "--topics", TOPICS, "--partitions", PARTITIONS];
+        let broker = Program::start("broker", "millrace-plant", &arguments, &folder)?;
+        let brokers = broker.key("MILLRACE_KAFKA_BROKERS")?;
+        let broker_control = broker.key("MILLRACE_BROKER_CONTROL")?;
+        let (agent_address, serve_address) = (free_address()?, free_address()?);
+        let plant = start_plant(&folder, &brokers, &agent_address)?;
+        let plant_control = plant.key("MILLRACE_PLANT_CONTROL")?;
+        write_collector_config(&folder, &brokers, &serve_address)?;
+        let mut line = Self {
+            folder,
+            broker: Some(broker),
+            plant: Some(plant),
+            agent: None,
+            collector: None,
+            broker_control,
+            plant_control,
+            agent_url: format!("http://{agent_address}"),
+            collector_url: format!("http://{serve_address}"),
+            excuses: Vec::new(),
+        };
+        line.start_agent()?;
+        line.start_collector()?;
+        Ok(line)
+    }
+
+    /// The folder that holds configuration, data and logs.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the agent's pages are.
+    #[must_use]
+    pub fn agent_url(&self) -> &str {
+        &self.agent_url
+    }
+
+    /// Where the collector's pages are.
+    #[must_use]
+    pub fn collector_url(&self) -> &str {
+        &self.collector_url
+    }
+
+    /// Starts the agent on the data that is there.
+    ///
+    /// *Errors*: it does not start.
+    pub fn start_agent(&mut self) -> anyhow::Result<()> {
+        let config = self.path("agent.toml");
+        self.agent = Some(Program::start("agent", "millrace-agent", &["run", "--config", &config], &self.folder)?);
+        Ok(())
+    }
+
+    /// Starts the collector on the data that is there.
+    ///
+    /// *Errors*: it does not start.
+    pub fn start_collector(&mut self) -> anyhow::Result<()> {
+        let config = self.path("collector.toml");
+        let arguments = ["run", "--config", &config];
+        self.collector = Some(Program::start("collector", "millrace-collector", &arguments, &self.folder)?);
+        Ok(())
+    }
+
+    /// Kills the agent as a power cut would, and takes down which replies it may have read and not flushed.
+    ///
+    /// *Errors*: the system refuses.
+    pub fn kill_agent(&mut self) -> anyhow::Result<()> {
+        let from_us = now_us() - UNFLUSHED_US;
+        if let Some(agent) = self.agent.take() {
+            agent.kill()?;
+        }
+        self.excuses.push(Excuse { from_us, to_us: now_us() });
+        Ok(())
+    }
+
+    /// Kills the collector as a power cut would.
+    ///
+    /// *Errors*: the system refuses.
+    pub fn kill_collector(&mut self) -> anyhow::Result<()> {
+        self.collector.take().map_or(Ok(()), Program::kill)
+    }
+
+    /// The times in which replies may be in nobody's books.
+    #[must_use]
+    pub fn excuses(&self) -> &[Excuse] {
+        &self.excuses
+    }
+
+    /// Cuts the link to Kafka.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn cut_link(&self) -> Result<(), String> {
+        post(&format!("{}/down", self.broker_control), None).map(drop)
+    }
+
+    /// Mends the link to Kafka.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn mend_link(&self) -> Result<(), String> {
+        post(&format!("{}/up", self.broker_control), None).map(drop)
+    }
+
+    /// Stops the machines; when it returns, all that they sent stands in the truth log.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn stop_plant(&self) -> Result<(), String> {
+        post(&format!("{}/stop", self.plant_control), None).map(drop)
+    }
+
+    /// Fails if a program has ended by itself.
+    pub fn check_alive(&mut self) -> anyhow::Result<()> {
+        for program in [&mut self.broker, &mut self.plant, &mut self.agent, &mut self.collector].into_iter().flatten() {
+            program.check_alive()?;
+        }
+        Ok(())
+    }
+
+    /// The agent's books.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn books(&self) -> Result<Value, String> {
+        get_json(&format!("{}/api/books", self.agent_url))
+    }
+
+    /// Rows in the lake, by the collector's audit.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn rows_in_lake(&self) -> Result<u64, String> {
+        let (_, audit) = self.audit()?;
+        Ok(sum(&audit, "in_lake"))
+    }
+
+    /// Tells that nothing waits at the agent and nothing is in transit.
+    ///
+    /// *Errors*: a sentence that says what still does.
+    pub fn drained(&self) -> Result<(), String> {
+        let plant = get_json(&self.plant_control)?;
+        let queued: u64 = plant["mqtt"]["sessions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|session| session["waiting"].as_u64())
+            .sum();
+        let books = self.books()?;
+        let waiting: u64 = lines(&books, "transport").filter_map(|line| line["rows"]["waiting"].as_u64()).sum();
+        let numbered: u64 = lines(&books, "transport").filter_map(|line| line["rows"]["numbered"].as_u64()).sum();
+        let (_, audit) = self.audit()?;
+        let (in_transit, known) = (sum(&audit, "in_transit"), sum(&audit, "numbered"));
+        if queued > 0 || waiting > 0 || in_transit > 0 || known < numbered {
+            return Err(format!(
+                "{queued} publishes at the broker, {waiting} rows at the agent, {in_transit} in transit, \
+                 {known} of {numbered} numbered rows known to the ledger"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Asks for the newest features as a model would.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn newest_features(&self) -> Result<Value, String> {
+        let machines: Vec<String> = (1..=3).map(|n| format!("hall3/press-{n:02}")).collect();
+        let request = serde_json::json!({ "feature_service": "press_anomaly_v1", "entities": { "machine": machines } });
+        let answer = post(&format!("{}/get-online-features", self.collector_url), Some(&request))?;
+        serde_json::from_str(&answer).map_err(|e| format!("{e}: {answer}"))
+    }
+
+    /// Stops agent and collector as systemd would.
+    ///
+    /// *Errors*: one does not stop in time or fails.
+    pub fn stop_programs(&mut self) -> anyhow::Result<()> {
+        self.agent.take().map_or(Ok(()), Program::stop)?;
+        self.collector.take().map_or(Ok(()), Program::stop)
+    }
+
+    /// Runs the collector's audit: its exit code and what it says.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn audit(&self) -> Result<(Option<i32>, Value), String> {
+        let (code, text) = self.collector_verb(&["audit", "--json"]).map_err(|e| e.to_string())?;
+        let audit = serde_json::from_str(&text).map_err(|e| format!("millrace-collector audit: {e}: {text}"))?;
+        Ok((code, audit))
+    }
+
+    /// Runs a verb of the collector on this line's configuration.
+    ///
+    /// *Errors*: the program does not start.
+    pub fn collector_verb(&self, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+        let config = self.path("collector.toml");
+        let mut all = arguments.to_vec();
+        all.extend(["--config", config.as_str()]);
+        run("millrace-collector", &all)
+    }
+
+    /// The lake's file.
+    #[must_use]
+    pub fn lake(&self) -> PathBuf {
+        self.folder.join("lake.db")
+    }
+
+    /// The plant's log.
+    #[must_use]
+    pub fn truth(&self) -> PathBuf {
+        self.folder.join("truth.jsonl")
+    }
+
+    /// Leaves every program running when this process ends.
+    pub fn leave_running(self) {
+        for program in [self.broker, self.plant, self.agent, self.collector].into_iter().flatten() {
+            program.leave_running();
+        }
+    }
+
+    fn path(&self, file: &str) -> String {
+        self.folder.join(file).display().to_string()
+    }
+}
+
+/// Gives the lines of a list in an answer.
+pub fn lines<'a>(answer: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
+    answer[list].as_array().into_iter().flatten()
+}
+
+/// Sums a column over the audit's streams.
+#[must_use]
+pub fn sum(audit: &Value, column: &str) -> u64 {
+    lines(audit, "streams").filter_map(|stream| stream[column].as_u64()).sum()
+}
+
+/// Takes a free loopback port. It is free again for a moment before its user binds it; nothing else on a
+/// demonstration's machine hunts for ports.
+fn free_address() -> anyhow::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("looking for a free port")?;
+    Ok(listener.local_addr()?.to_string())
+}
+
+fn start_plant(folder: &Path, brokers: &str, agent_address: &str) -> anyhow::Result<Program> {
+    let path = |file: &str| folder.join(file).display().to_string();
+    fs::write(folder.join("plant.toml"), PLANT).context("writing plant.toml")?;
+    let (config, truth, agent, data) = (path("plant.toml"), path("truth.jsonl"), path("agent.toml"), path("agent"));
+    let arguments = [
+        "run", "--config", &config, "--truth", &truth, "--write-agent-config", &agent, "--data-dir", &data, "--kafka",
+        brokers, "--agent-status", agent_address,
+    ];
+    Program::start("plant", "millrace-plant", &arguments, folder)
+}
+
+fn write_collector_config(folder: &Path, brokers: &str, serve_address: &str) -> anyhow::Result<()> {
+    let features = folder.join("features.d");
+    fs::create_dir_all(&features).context("making features.d")?;
+    fs::write(features.join("demo.toml"), FEATURES).context("writing features.d/demo.toml")?;
+    let text = format!(
+        r#"version = 1
+
+[collector]
+data_dir = "{data}"
+features_dir = "{features}"
+
+[kafka]
+brokers = ["{brokers}"]
+topic_prefix = "millrace"
+
+[lake]
+url = "sqlite:{lake}"
+
+[online_store]
+url = "sqlite:{online}"
+
+[feast]
+project = "plant"
+
+[serve]
+listen = "{serve_address}"
+"#,
+        data = folder.join("collector").display(),
+        features = features.display(),
+        lake = folder.join("lake.db").display(),
+        online = folder.join("online.db").display(),
+    );
+    fs::write(folder.join("collector.toml"), text).context("writing collector.toml")
+}

@@ -4,6 +4,7 @@
 //! names is listening; the log goes to standard error.
 
 pub mod broker;
+pub mod demo;
 pub mod run;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +25,8 @@ pub enum Verb {
     Run(run::RunArgs),
     /// Runs librdkafka's in-process Kafka broker as a process of its own (demo and tests only)
     Broker(broker::BrokerArgs),
+    /// Runs the whole line with no server, cuts the link, kills the agent, and proves that nothing was lost
+    Demo(demo::DemoArgs),
 }
 
 /// Waits for SIGTERM or Ctrl-C.

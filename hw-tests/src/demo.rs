@@ -7,6 +7,7 @@
 
 pub mod line;
 pub mod programs;
+pub mod proof;
 pub mod report;
 
 use std::time::Duration;
@@ -75,15 +76,22 @@ pub fn run(options: Options) -> anyhow::Result<Outcome> {
     let books = line.books().map_err(anyhow::Error::msg)?;
     line.stop_programs().context("stopping agent and collector")?;
     if options.break_lake {
-        let row = line.delete_one_lake_row()?;
+        let row = proof::delete_one_row(&line)?;
         say(&format!("BREAK=1: deleted one row of the lake: {row}"));
     }
-    let proof = line.proof()?;
+    let proof = proof::ask(&line)?;
     report::print(&books, &features, &proof);
-    let proved = proof.audit_exit == Some(0) && proof.truth.is_whole() && report::balanced(&books);
-    if proof.audit_exit != Some(0) && proof.audit_exit != Some(2) {
-        bail!("the audit itself failed: exit code {:?}\n{}", proof.audit_exit, proof.audit_text);
+    let whole = ["lost", "missing", "stranded"].iter().all(|column| line::sum(&proof.audit, column) == 0);
+    let proved =
+        proof.audit_exit == Some(0) && whole && proof.truth.is_complete() && report::balanced(&books);
+    if !matches!(proof.audit_exit, Some(0 | 2)) {
+        bail!("the audit itself failed with exit code {:?}", proof.audit_exit);
     }
+    report::line(if proved {
+        "\nproved: nothing lost, nothing twice, every value found"
+    } else {
+        "\nfound: see above"
+    });
     Ok(if proved { Outcome::Proved } else { Outcome::Found })
 }
 

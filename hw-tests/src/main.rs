@@ -5,10 +5,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use millrace_hw_tests::cli::{self, Cli, Verb};
+use millrace_hw_tests::demo::Outcome;
 use millrace_hw_tests::plant::config::PlantConfig;
 
 /// Wrong usage or configuration.
 const EXIT_USAGE: u8 = 64;
+/// The demonstration's proof found something.
+const EXIT_FOUND: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -37,6 +40,10 @@ async fn main() -> ExitCode {
             }
         },
         Verb::Broker(args) => cli::broker::run(args).await,
+        Verb::Demo(args) => match cli::demo::run(args).await {
+            Ok(Outcome::Found) => return ExitCode::from(EXIT_FOUND),
+            other => other.map(drop),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

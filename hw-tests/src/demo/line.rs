@@ -92,7 +92,8 @@ impl Line {
     /// *Errors*: it does not start.
     pub fn start_agent(&mut self) -> anyhow::Result<()> {
         let config = self.path("agent.toml");
-        self.agent = Some(Program::start("agent", "millrace-agent", &["run", "--config", &config], &self.folder)?);
+        self.agent =
+            Some(Program::start("agent", "millrace-agent", &["run", "--config", &config], &self.folder)?);
         Ok(())
     }
 
@@ -154,7 +155,9 @@ impl Line {
 
     /// Fails if a program has ended by itself.
     pub fn check_alive(&mut self) -> anyhow::Result<()> {
-        for program in [&mut self.broker, &mut self.plant, &mut self.agent, &mut self.collector].into_iter().flatten() {
+        for program in
+            [&mut self.broker, &mut self.plant, &mut self.agent, &mut self.collector].into_iter().flatten()
+        {
             program.check_alive()?;
         }
         Ok(())
@@ -180,15 +183,19 @@ impl Line {
     /// *Errors*: a sentence that says what still does.
     pub fn drained(&self) -> Result<(), String> {
         let plant = get_json(&self.plant_control)?;
-        let queued: u64 = plant["mqtt"]["sessions"]
-            .as_array()
+        let queued: u64 = plant["sessions"]
+            .as_object()
             .into_iter()
             .flatten()
-            .filter_map(|session| session["waiting"].as_u64())
+            .map(|(_, session)| {
+                session["waiting"].as_u64().unwrap_or(0) + session["in_flight"].as_u64().unwrap_or(0)
+            })
             .sum();
         let books = self.books()?;
-        let waiting: u64 = lines(&books, "transport").filter_map(|line| line["rows"]["waiting"].as_u64()).sum();
-        let numbered: u64 = lines(&books, "transport").filter_map(|line| line["rows"]["numbered"].as_u64()).sum();
+        let waiting: u64 =
+            lines(&books, "transport").filter_map(|line| line["rows"]["waiting"].as_u64()).sum();
+        let numbered: u64 =
+            lines(&books, "transport").filter_map(|line| line["rows"]["numbered"].as_u64()).sum();
         let (_, audit) = self.audit()?;
         let (in_transit, known) = (sum(&audit, "in_transit"), sum(&audit, "numbered"));
         if queued > 0 || waiting > 0 || in_transit > 0 || known < numbered {
@@ -205,7 +212,8 @@ impl Line {
     /// *Errors*: as a sentence.
     pub fn newest_features(&self) -> Result<Value, String> {
         let machines: Vec<String> = (1..=3).map(|n| format!("hall3/press-{n:02}")).collect();
-        let request = serde_json::json!({ "feature_service": "press_anomaly_v1", "entities": { "machine": machines } });
+        let request =
+            serde_json::json!({ "feature_service": "press_anomaly_v1", "entities": { "machine": machines } });
         let answer = post(&format!("{}/get-online-features", self.collector_url), Some(&request))?;
         serde_json::from_str(&answer).map_err(|e| format!("{e}: {answer}"))
     }
@@ -223,7 +231,8 @@ impl Line {
     /// *Errors*: as a sentence.
     pub fn audit(&self) -> Result<(Option<i32>, Value), String> {
         let (code, text) = self.collector_verb(&["audit", "--json"]).map_err(|e| e.to_string())?;
-        let audit = serde_json::from_str(&text).map_err(|e| format!("millrace-collector audit: {e}: {text}"))?;
+        let audit =
+            serde_json::from_str(&text).map_err(|e| format!("millrace-collector audit: {e}: {text}"))?;
         Ok((code, audit))
     }
 
@@ -282,10 +291,22 @@ fn free_address() -> anyhow::Result<String> {
 fn start_plant(folder: &Path, brokers: &str, agent_address: &str) -> anyhow::Result<Program> {
     let path = |file: &str| folder.join(file).display().to_string();
     fs::write(folder.join("plant.toml"), PLANT).context("writing plant.toml")?;
-    let (config, truth, agent, data) = (path("plant.toml"), path("truth.jsonl"), path("agent.toml"), path("agent"));
+    let (config, truth, agent, data) =
+        (path("plant.toml"), path("truth.jsonl"), path("agent.toml"), path("agent"));
     let arguments = [
-        "run", "--config", &config, "--truth", &truth, "--write-agent-config", &agent, "--data-dir", &data, "--kafka",
-        brokers, "--agent-status", agent_address,
+        "run",
+        "--config",
+        &config,
+        "--truth",
+        &truth,
+        "--write-agent-config",
+        &agent,
+        "--data-dir",
+        &data,
+        "--kafka",
+        brokers,
+        "--agent-status",
+        agent_address,
     ];
     Program::start("plant", "millrace-plant", &arguments, folder)
 }

@@ -78,8 +78,12 @@ impl Program {
                         said.insert(key.to_owned(), value.to_owned());
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => bail!("{} did not say {wanted} in time{}", self.name, self.tail()),
-                Err(RecvTimeoutError::Disconnected) => bail!("{} ended before it said {wanted}{}", self.name, self.tail()),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("{} did not say {wanted} in time{}", self.name, self.tail())
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("{} ended before it said {wanted}{}", self.name, self.tail())
+                }
             }
         }
     }

@@ -6,6 +6,7 @@
 //! stages by bounded channels; they do not know each other. The agent only reads machines.
 
 pub mod source;
+
 pub mod batch;
 pub mod books;
 pub mod buffer;

@@ -59,7 +59,10 @@ fn delivered(outcome: Outcome) -> (Delivery, Option<String>) {
     }
 }
 
-fn good(delivery: &Delivery) -> Vec<(String, String, i64, Vec<(String, Cell)>)> {
+/// Machine, category, event time, and the cells with their tags.
+type FlatRow = (String, String, i64, Vec<(String, Cell)>);
+
+fn good(delivery: &Delivery) -> Vec<FlatRow> {
     let cells = |row: &Row| {
         let tags = row.layout.columns().iter().map(|column| column.tag.to_string());
         tags.zip(row.cells.iter().cloned()).collect()

@@ -2,6 +2,7 @@
 
 mod broker;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -13,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::broker::{Broker, Connection, FromClient, Hello, Out, PATIENCE, publish};
 use super::*;
+use crate::clock::Clock;
 use crate::config::{Mqtt, Payload, Subscription};
 use crate::delivery::Publish as ToConfirm;
+use crate::source::mqtt::deliver::ROW_MAX_BYTES;
 
 struct StillClock;
 

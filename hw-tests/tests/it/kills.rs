@@ -21,7 +21,10 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 #[test]
 fn nothing_is_lost_or_doubled_over_thirty_two_kills_of_the_programs() {
     // MILLRACE_SEED repeats a run's instants; what the machine does between them is its own.
-    let seed = std::env::var("MILLRACE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| rand::rng().random());
+    let seed = std::env::var("MILLRACE_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(|| rand::rng().random());
     println!("MILLRACE_SEED={seed}");
     let mut random = SmallRng::seed_from_u64(seed);
     let mut line = Line::start().unwrap();

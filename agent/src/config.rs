@@ -42,7 +42,46 @@ pub struct Kafka {
     pub topic_prefix: String,
     /// librdkafka producer options that Millrace does not own itself.
     pub options: BTreeMap<String, String>,
+    /// How often a stream that has nothing waiting says so (D1).
+    pub progress_interval: Duration,
 }
+
+/// Default of `[kafka] progress_interval`.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// librdkafka options that Millrace sets itself because its promises hang on them, with their other
+/// names: `[kafka] options` must not have them.
+pub const OWNED_KAFKA_OPTIONS: [&str; 29] = [
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "client.id",
+    "enable.idempotence",
+    "enable.gapless.guarantee",
+    "transactional.id",
+    "acks",
+    "request.required.acks",
+    "retries",
+    "message.send.max.retries",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "message.max.bytes",
+    "partitioner",
+    "compression.codec",
+    "compression.type",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "allow.auto.create.topics",
+    "security.protocol",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.username",
+    "sasl.password",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+];
 
 /// How the buffer behaves.
 #[derive(Debug, Clone)]

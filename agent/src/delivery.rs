@@ -32,7 +32,8 @@ pub struct Publish {
     pub session: u64,
     /// Differs for every connection that was made: a redelivered publish comes once on each.
     pub connection: u64,
-    /// Hash of (connection's session name, topic, payload); redeliveries have the same (D5).
+    /// Hash of (connection's session name, topic, payload; the packet's number too where the payload has
+    /// no timestamp, so that equal payloads are told apart); redeliveries have the same (D5).
     pub hash: u64,
     /// The broker says that it may have sent this before.
     pub dup: bool,
@@ -56,7 +57,8 @@ pub struct NewTags {
     pub machine: MachineName,
     /// The category.
     pub category: Category,
-    /// Every tag of the stream, the new ones included: the next birth.
+    /// Every tag of the stream that this source has seen since it started, the new ones included. The
+    /// next birth has these and, by their names, those that another source or an earlier start announced.
     pub tags: Arc<[BirthTag]>,
     /// Attributes of the machine.
     pub attributes: Vec<(String, String)>,

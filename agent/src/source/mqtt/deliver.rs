@@ -75,8 +75,8 @@ pub struct Message<'m> {
 /// How the broker sent a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sent {
-    /// It wants an acknowledgement (QoS 1).
-    pub wants_ack: bool,
+    /// The number to acknowledge it by; `None` for QoS 0.
+    pub packet_id: Option<u16>,
     /// It may have been sent before.
     pub dup: bool,
     /// The broker kept it and sent it because of a subscription.
@@ -162,7 +162,7 @@ impl Deliverer {
         Ok(Self {
             connection: config.name.clone(),
             client_id: config.client_id.clone(),
-            session: hash(&config.client_id, "", &[]),
+            session: hash(&config.client_id, "", 0, &[]),
             max_packet: config.max_packet,
             readers: readers.collect::<Result<_, _>>()?,
             known: Known::new(site),
@@ -189,26 +189,35 @@ impl Deliverer {
             next = matching.next();
         }
         let Some(question) = next else { return Outcome::Ignore(Ignored::NotAccepted) };
+        let subscription = &question.reader.config;
         let (rows, counts, new_tags, problem) = match question.read(self.max_packet, known) {
             Ok(None) => return Outcome::Ignore(Ignored::Empty),
             Ok(Some(read)) => (read.rows, vec![(read.machine, read.counts)], read.new_tags, None),
             Err(problem) => (Vec::new(), Vec::new(), Vec::new(), Some(problem)),
         };
-        let (publish, confirmed) = self.publish(message);
+        let (publish, confirmed) = self.publish(message, subscription);
         let raw = problem.as_ref().map(|problem| raw_row(message, problem));
         let delivery = Delivery { rows, raw, counts, clock: message.clock, new_tags, publish };
         Outcome::Deliver { delivery: Box::new(delivery), confirmed, problem }
     }
 
-    fn publish(&self, message: &Message<'_>) -> (Option<Publish>, Option<oneshot::Receiver<Confirmed>>) {
-        if !message.sent.wants_ack {
-            return (None, None);
-        }
+    /// Makes what a redelivery is recognised by (D5).
+    ///
+    /// A payload with a timestamp of its own differs from every other one, so the same payload is the same
+    /// message. One without ("on", "off", "on") does not; there the packet's number counts too, which a
+    /// broker must keep when it sends again. *Source*: MQTT 3.1.1, section 4.4.
+    fn publish(
+        &self,
+        message: &Message<'_>,
+        config: &Subscription,
+    ) -> (Option<Publish>, Option<oneshot::Receiver<Confirmed>>) {
+        let Some(packet_id) = message.sent.packet_id else { return (None, None) };
         let (confirm, confirmed) = oneshot::channel();
+        let number = if config.timestamp.is_some() { 0 } else { packet_id };
         let publish = Publish {
             session: self.session,
             connection: message.connection,
-            hash: hash(&self.client_id, message.topic, message.payload),
+            hash: hash(&self.client_id, message.topic, number, message.payload),
             dup: message.sent.dup,
             confirm,
         };
@@ -361,15 +370,16 @@ fn raw_row(message: &Message<'_>, problem: &Problem) -> RawRow {
     }
 }
 
-/// Hashes what a redelivery has in common with the first delivery (D5): CRC-64/XZ of session, topic and
-/// payload, the first two with their lengths, so that no two triples give the same bytes.
-fn hash(client_id: &str, topic: &str, payload: &[u8]) -> u64 {
+/// CRC-64/XZ of session, topic, number and payload, the first two with their lengths, so that no two
+/// messages give the same bytes.
+fn hash(client_id: &str, topic: &str, number: u16, payload: &[u8]) -> u64 {
     const CRC: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
     let mut digest = CRC.digest();
     for field in [client_id, topic] {
         digest.update(&(field.len() as u64).to_le_bytes());
         digest.update(field.as_bytes());
     }
+    digest.update(&number.to_le_bytes());
     digest.update(payload);
     digest.finalize()
 }

@@ -119,26 +119,32 @@ pub(super) async fn run(source: Source) -> Result<(), MqttError> {
         ended = &mut work => return ended,
     }
     link.stopping.store(true, Ordering::Relaxed);
-    if link.live() != NONE {
-        let leave = async {
-            let calm = async {
-                // All permits are free when everything received is acknowledged.
-                drop(link.window.acquire_many(link.window_size).await);
-                drop(client.try_disconnect());
-            };
-            tokio::select! {
-                biased;
-                ended = &mut work => return ended,
-                () = calm => {}
-            }
-            // It ends when the client has sent that.
-            work.await
-        };
-        if let Ok(Err(error)) = timeout(LEAVE, leave).await {
-            tracing::debug!(%error, connection = link.name, "the source stopped before all was acknowledged");
-        }
+    if link.live() != NONE && timeout(LEAVE, leave(&link, &client, work)).await.is_err() {
+        tracing::debug!(connection = link.name, "stopped before all was acknowledged; it will come again");
     }
     Ok(())
+}
+
+/// Goes on until everything received is acknowledged, then takes leave of the broker.
+async fn leave(
+    link: &Link,
+    client: &AsyncClient,
+    mut work: impl Future<Output = Result<(), MqttError>> + Unpin,
+) {
+    let calm = async {
+        // All permits are free when nothing is left.
+        drop(link.window.acquire_many(link.window_size).await);
+        drop(client.try_disconnect());
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = &mut work => ended,
+        // The work ends when the client has sent its farewell.
+        () = calm => work.await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, connection = link.name, "stopped before all was acknowledged");
+    }
 }
 
 impl Link {
@@ -170,8 +176,8 @@ async fn deliver(
     while let Some(Received { publish, packet_bytes, connection, arrived_us, clock, permit }) =
         received.recv().await
     {
-        let wants_ack = publish.qos != QoS::AtMostOnce;
-        let sent = Sent { wants_ack, dup: publish.dup, retained: publish.retain };
+        let packet_id = (publish.qos != QoS::AtMostOnce).then_some(publish.pkid);
+        let sent = Sent { packet_id, dup: publish.dup, retained: publish.retain };
         let (topic, payload) = (publish.topic.as_str(), &*publish.payload);
         let message = Message { topic, payload, packet_bytes, sent, connection, arrived_us, clock };
         let confirmed = match deliverer.deliver(&message) {
@@ -190,7 +196,7 @@ async fn deliver(
                 None
             }
         };
-        if wants_ack {
+        if packet_id.is_some() {
             let mut ack = Publish::new("", publish.qos, Vec::new());
             ack.pkid = publish.pkid;
             let flight = Flight { ack, connection, confirmed, permit };

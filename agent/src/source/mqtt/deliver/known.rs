@@ -63,16 +63,15 @@ pub(super) struct Wishes {
 impl Wishes {
     /// Gives the wish for a tag, which `make` makes if there is none.
     pub(super) fn add(&mut self, name: &str, make: impl FnOnce() -> Wish) -> &mut Wish {
-        let at = match self.places.get(name) {
-            Some(at) => *at,
-            None => {
-                let name: Arc<str> = name.into();
-                self.places.insert(Arc::clone(&name), self.tags.len());
-                self.tags.push((name, make()));
-                self.tags.len() - 1
-            }
-        };
-        &mut self.tags[at].1
+        let at = self.places.get(name).copied().unwrap_or(self.tags.len());
+        if at == self.tags.len() {
+            let name: Arc<str> = name.into();
+            self.places.insert(Arc::clone(&name), at);
+            self.tags.push((name, make()));
+        }
+        #[expect(clippy::expect_used, reason = "every place is one of the list's")]
+        let (_, wish) = self.tags.get_mut(at).expect("every place is one of the list's");
+        wish
     }
 }
 

@@ -45,7 +45,7 @@ fn message<'m>(topic: &'m str, payload: &'m str) -> Message<'m> {
         topic,
         payload: payload.as_bytes(),
         packet_bytes: topic.len() + payload.len() + 6,
-        sent: Sent { wants_ack: true, ..Sent::default() },
+        sent: Sent { packet_id: Some(1), ..Sent::default() },
         connection: 1,
         arrived_us: 1_000,
         clock: ClockSegment::default(),
@@ -222,7 +222,7 @@ fn what_cannot_be_read_is_a_raw_row_with_topic_bytes_and_reason() {
         assert_eq!((&*raw.reason, problem.as_deref()), (reason, Some(reason)));
         assert_eq!((&*raw.topic, &*raw.payload, raw.time_us), (message.topic, message.payload, 1_000));
         assert!(delivery.rows.is_empty() && delivery.counts.is_empty() && delivery.new_tags.is_empty());
-        assert_eq!(delivery.publish.is_some(), message.sent.wants_ack);
+        assert_eq!(delivery.publish.is_some(), message.sent.packet_id.is_some());
     }
 }
 
@@ -284,19 +284,37 @@ fn arrival_is_the_event_time_where_the_payload_has_none() {
 }
 
 #[test]
+fn a_payload_without_a_time_of_its_own_is_told_apart_by_the_number_of_its_packet() {
+    let timed = Subscription {
+        timestamp: Some(Timestamp { path: "ts".to_owned(), format: TimestampFormat::UnixMs }),
+        ..leaves("{machine}/timed")
+    };
+    let mut deliverer = deliverer(vec![timed, leaves("{machine}/on")]);
+    let mut hash = |topic, packet_id, connection| {
+        let sent = Sent { packet_id: Some(packet_id), ..Sent::default() };
+        let message = Message { sent, connection, ..message(topic, r#"{"ts": 1, "on": true}"#) };
+        delivered(deliverer.deliver(&message)).0.publish.unwrap().hash
+    };
+    assert_eq!(hash("m/timed", 1, 1), hash("m/timed", 2, 2));
+    assert_eq!(hash("m/on", 1, 1), hash("m/on", 1, 2));
+    assert_ne!(hash("m/on", 1, 1), hash("m/on", 2, 1), "the next \"on\" is another message");
+}
+
+#[test]
 fn the_hash_is_the_same_for_ever() {
     // Hashes of the last windows are on disk; another function would let redeliveries through.
-    assert_eq!(hash("client", "topic", b"payload"), GOLDEN_HASH);
+    assert_eq!(hash("client", "topic", 7, b"payload"), GOLDEN_HASH);
     let different = [
-        hash("client", "topic", b"payloae"),
-        hash("client", "topicp", b"ayload"),
-        hash("clientt", "opic", b"payload"),
+        hash("client", "topic", 7, b"payloae"),
+        hash("client", "topic", 8, b"payload"),
+        hash("client", "topicp", 7, b"ayload"),
+        hash("clientt", "opic", 7, b"payload"),
     ];
     assert!(different.iter().all(|other| *other != GOLDEN_HASH));
 }
 
-/// CRC-64/XZ of `06 00×7 client 05 00×7 topic payload`, computed by another implementation.
-const GOLDEN_HASH: u64 = 0x85c4_3e82_49d2_0c94;
+/// CRC-64/XZ of `06 00×7 client 05 00×7 topic 07 00 payload`, computed by another implementation.
+const GOLDEN_HASH: u64 = 0xfd25_53c2_adbe_732f;
 
 proptest! {
     #[test]

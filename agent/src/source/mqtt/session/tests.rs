@@ -148,7 +148,7 @@ async fn what_a_lost_connection_delivered_is_never_acknowledged_on_the_next_one(
         connection.publish(&publish(id, "71.5")).await;
     }
     let (while_gone, while_back) = (running.publish().await, running.publish().await);
-    let (hash, old) = (while_gone.hash, while_gone.connection);
+    let (hash, old) = (while_back.hash, while_back.connection);
     drop(connection);
     running.until(|counters| !counters.connected.load(Ordering::Relaxed)).await;
     confirm(while_gone);

@@ -3,16 +3,31 @@
 //! One OS thread runs [`Batch::run`]; it is the only writer of the buffer. Invariant: a delivery is
 //! confirmed only after the flush that holds its rows, and confirmations go out in order of receipt.
 
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
+use millrace_protocol::{Birth, Category, DEFAULT_CATEGORY, Item, MachineName};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::sync::oneshot;
 
-use crate::buffer::{Buffer, BufferError};
-use crate::delivery::{Delivery, NewTags};
+use crate::buffer::{Buffer, Done, Flushed, Group};
+use crate::delivery::{Confirmed, Delivery, NewTags, SourceCounts};
+
+mod pack;
+mod redelivery;
+
+use pack::{Packed, Waiting};
+use redelivery::Redelivery;
 
 /// Bound of the channel that leads here: a second of 250 devices; sources wait when it is full.
 pub const DELIVERIES: usize = 256;
+/// A flush is due when this much waits. *Units*: bytes, estimated.
+const FLUSH_BYTES: usize = 256 * 1024;
+/// A flush is due when no publish came for so long (D5).
+const PUBLISH_PAUSE: Duration = Duration::from_millis(5);
+/// How often the buffer may tidy up when nothing comes.
+const IDLE_TICK: Duration = Duration::from_millis(250);
 
 /// What the batch stage must know at start.
 #[derive(Debug, Clone)]
@@ -27,35 +42,357 @@ pub struct BatchOptions {
     pub mqtt_window: u16,
 }
 
-/// Says why the batch stage ended.
+/// Says why the batch stage cannot start or go on.
 #[derive(Debug, Error)]
 pub enum BatchError {
-    /// The buffer cannot go on.
-    #[error("the buffer cannot go on")]
-    Buffer(#[from] BufferError),
+    /// `<site>/<agent id>` is no machine name.
+    #[error("the site and the agent's id make no machine name")]
+    Name(#[from] millrace_protocol::NameError),
+    /// The thread cannot wait for deliveries.
+    #[error("the thread of the batch stage cannot have a timer")]
+    Timer(#[source] std::io::Error),
+}
+
+/// A stream of this epoch.
+#[derive(Debug)]
+struct OpenStream {
+    number: u32,
+    next_seq: u64,
+    tags: Vec<millrace_protocol::BirthTag>,
+    attributes: BTreeMap<String, String>,
+    waiting: Waiting,
+    /// Whether it stands in [`Pending::streams`].
+    is_pending: bool,
 }
 
 /// The batch stage.
 #[derive(Debug)]
 pub struct Batch {
-    #[expect(dead_code, reason = "filled in with the writer")]
     buffer: Buffer,
+    options: BatchOptions,
+    raw: (MachineName, Category),
+    started_us: i64,
+    /// When the previous process last flushed (D14).
+    last_flushed_us: Option<i64>,
+    streams: HashMap<(MachineName, Category), OpenStream>,
+    redelivery: Redelivery,
+    pending: Pending,
+}
+
+/// What came since the last flush, rows excepted.
+#[derive(Debug, Default)]
+struct Pending {
+    /// When the first of it came.
+    since: Option<Instant>,
+    last_publish: Option<Instant>,
+    publishes: usize,
+    bytes: usize,
+    /// Streams with something waiting, in order of receipt.
+    streams: Vec<(MachineName, Category)>,
+    sources: BTreeMap<MachineName, SourceCounts>,
+    hashes: BTreeMap<u64, Vec<u64>>,
+    redelivered: u64,
+    confirms: Vec<(oneshot::Sender<Confirmed>, Confirmed)>,
 }
 
 impl Batch {
     /// Takes the buffer and stores the births of this start (D7).
     ///
-    /// *Errors*: [`BatchError::Buffer`].
-    pub fn new(buffer: Buffer, _options: BatchOptions) -> Result<Self, BatchError> {
-        Ok(Self { buffer })
+    /// *Errors*: [`BatchError::Name`].
+    pub fn new(mut buffer: Buffer, options: BatchOptions) -> Result<Self, BatchError> {
+        let raw = (
+            MachineName::new(&format!("{}/{}", options.site, buffer.agent()))?,
+            Category::new(DEFAULT_CATEGORY)?,
+        );
+        // Two windows, and never none: a configuration without MQTT keeps what an earlier one left.
+        let kept = 2 * usize::from(options.mqtt_window.max(1));
+        buffer.keep_hashes(kept);
+        let mut batch = Self {
+            redelivery: Redelivery::new(kept, buffer.hashes()),
+            raw,
+            started_us: buffer.now_us(),
+            last_flushed_us: buffer.last_flushed_us(),
+            streams: HashMap::new(),
+            pending: Pending::default(),
+            options,
+            buffer,
+        };
+        batch.begin();
+        Ok(batch)
+    }
+
+    /// Stores a birth, after sequence 0, for every stream of configuration and manifest.
+    fn begin(&mut self) {
+        let mut known: BTreeMap<(MachineName, Category), Birth> = BTreeMap::new();
+        for (machine, category, birth) in self.buffer.births() {
+            known.insert((machine, category), birth);
+        }
+        for new in &self.options.streams {
+            let attributes = new.attributes.iter().cloned().collect();
+            let birth = Birth { tags: new.tags.to_vec(), attributes, ..Birth::default() };
+            known.insert((new.machine.clone(), new.category.clone()), birth);
+        }
+        let mut births = Vec::new();
+        for ((machine, category), known) in known {
+            let (stream, birth) = self.open(&machine, &category, known.tags, known.attributes);
+            match Item::Birth(birth).encode() {
+                Ok(item) => births.push((stream.number, item)),
+                Err(error) => tracing::error!(%error, %machine, "a birth cannot be written"),
+            }
+            self.streams.insert((machine, category), stream);
+        }
+        self.buffer.begin(births);
+    }
+
+    /// Begins a stream of this epoch and makes its first birth.
+    fn open(
+        &mut self,
+        machine: &MachineName,
+        category: &Category,
+        tags: Vec<millrace_protocol::BirthTag>,
+        attributes: BTreeMap<String, String>,
+    ) -> (OpenStream, Birth) {
+        let birth = Birth {
+            after: 0,
+            tags: tags.clone(),
+            attributes: attributes.clone(),
+            previous: self.buffer.previous(machine, category),
+            last_flushed_us: self.last_flushed_us,
+            started_us: self.started_us,
+        };
+        let number = self.buffer.stream(machine, category);
+        (
+            OpenStream {
+                number,
+                next_seq: 1,
+                tags,
+                attributes,
+                waiting: Waiting::default(),
+                is_pending: false,
+            },
+            birth,
+        )
     }
 
     /// Runs until every sender is gone, then flushes what waits and closes the buffer.
     ///
-    /// Blocks: call it on a thread of its own. *Errors*: [`BatchError::Buffer`]; a disk that dies is no
-    /// error, it turns into pass-through.
-    pub fn run(self, mut deliveries: mpsc::Receiver<Delivery>) -> Result<(), BatchError> {
-        while deliveries.blocking_recv().is_some() {}
+    /// Blocks: call it on a thread of its own. A disk that dies is no error, it turns into
+    /// pass-through. *Errors*: [`BatchError::Timer`].
+    pub fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>) -> Result<(), BatchError> {
+        let timer =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(BatchError::Timer)?;
+        loop {
+            let due = self.due().unwrap_or_else(|| Instant::now() + IDLE_TICK);
+            let next = timer.block_on(async { tokio::time::timeout_at(due.into(), deliveries.recv()).await });
+            match next {
+                Ok(Some(delivery)) => self.accept(delivery),
+                Ok(None) => break,
+                Err(_) => {}
+            }
+            // Take what is there already without asking the clock for each.
+            while !self.is_full() {
+                match deliveries.try_recv() {
+                    Ok(delivery) => self.accept(delivery),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                }
+            }
+            if self.is_full() || self.due().is_some_and(|due| due <= Instant::now()) {
+                self.flush();
+            }
+            let now_us = self.buffer.now_us();
+            if self.pending.since.is_none() && deliveries.is_empty() {
+                self.buffer.settled(now_us);
+                self.buffer.idle();
+            }
+        }
+        self.flush();
+        self.buffer.close();
         Ok(())
     }
+
+    /// Tells when what waits must be flushed (D5).
+    fn due(&self) -> Option<Instant> {
+        let by_poll = self.pending.since? + self.options.sync_interval;
+        let by_publish = self.pending.last_publish.map(|at| at + PUBLISH_PAUSE);
+        Some(by_publish.map_or(by_poll, |at| at.min(by_poll)))
+    }
+
+    /// Tells whether what waits must be flushed at once.
+    fn is_full(&self) -> bool {
+        let half_a_window = usize::from(self.options.mqtt_window / 2).max(1);
+        self.pending.bytes >= FLUSH_BYTES || self.pending.publishes >= half_a_window
+    }
+
+    /// Puts a delivery to what waits.
+    fn accept(&mut self, delivery: Delivery) {
+        let now = Instant::now();
+        self.pending.since.get_or_insert(now);
+        for new in &delivery.new_tags {
+            self.new_tags(new);
+        }
+        let mut is_redelivered = false;
+        if let Some(publish) = delivery.publish {
+            is_redelivered = self.redelivery.is_stored(&publish);
+            self.pending.publishes += 1;
+            self.pending.last_publish = Some(now);
+            let how = if is_redelivered {
+                self.pending.redelivered += 1;
+                Confirmed::Redelivered
+            } else {
+                self.pending.hashes.entry(publish.session).or_default().push(publish.hash);
+                Confirmed::Stored
+            };
+            self.pending.confirms.push((publish.confirm, how));
+        }
+        if is_redelivered {
+            return;
+        }
+        for row in delivery.rows {
+            let waiting = self.waiting(&(row.machine, row.category));
+            self.pending.bytes += waiting.row(delivery.clock, row.row);
+        }
+        if let Some(raw) = delivery.raw {
+            let key = self.raw.clone();
+            self.pending.bytes += self.waiting(&key).raw(raw);
+        }
+        for (machine, counts) in delivery.counts {
+            add_counts(self.pending.sources.entry(machine).or_default(), &counts);
+        }
+    }
+
+    /// Makes a birth of tags that a source saw for the first time.
+    fn new_tags(&mut self, new: &NewTags) {
+        let key = (new.machine.clone(), new.category.clone());
+        let attributes: BTreeMap<String, String> = new.attributes.iter().cloned().collect();
+        let tags = new.tags.to_vec();
+        let mut birth = match self.streams.get_mut(&key) {
+            Some(stream) if stream.tags == tags && stream.attributes == attributes => return,
+            Some(stream) => {
+                stream.tags.clone_from(&tags);
+                stream.attributes.clone_from(&attributes);
+                Birth { tags, attributes, ..Birth::default() }
+            }
+            None => {
+                let (stream, birth) = self.open(&key.0, &key.1, tags, attributes);
+                self.streams.insert(key.clone(), stream);
+                birth
+            }
+        };
+        birth.started_us = self.started_us;
+        birth.previous = self.buffer.previous(&key.0, &key.1);
+        birth.last_flushed_us = self.last_flushed_us;
+        self.waiting(&key).birth(birth);
+        self.pending.bytes += 64 * new.tags.len();
+    }
+
+    /// Gives what waits in a stream; one that nothing announced gets a birth without tags.
+    fn waiting(&mut self, key: &(MachineName, Category)) -> &mut Waiting {
+        if !self.streams.contains_key(key) {
+            let (mut stream, birth) = self.open(&key.0, &key.1, Vec::new(), BTreeMap::new());
+            stream.waiting.birth(birth);
+            self.streams.insert(key.clone(), stream);
+        }
+        #[expect(clippy::expect_used, reason = "inserted above")]
+        let stream = self.streams.get_mut(key).expect("inserted above");
+        if !stream.is_pending {
+            stream.is_pending = true;
+            self.pending.streams.push(key.clone());
+        }
+        &mut stream.waiting
+    }
+
+    /// Makes everything that waits durable, then confirms it in order of receipt.
+    fn flush(&mut self) {
+        let mut packed = self.pack();
+        if !packed.unfit.is_empty() {
+            self.make_raw(std::mem::take(&mut packed.unfit));
+            packed = self.pack();
+        }
+        let mut group = self.group(packed.rows, packed.births);
+        if group.is_empty() && self.pending.confirms.is_empty() {
+            self.clear(&packed.next_seqs);
+            return;
+        }
+        let confirms = std::mem::take(&mut self.pending.confirms);
+        match self.buffer.flush(&group) {
+            Flushed::Stored | Flushed::Refused => {
+                for (confirm, how) in confirms {
+                    // A source that has gone does not need to know.
+                    let _ = confirm.send(how);
+                }
+            }
+            Flushed::DiskDead => {
+                for key in &self.pending.streams {
+                    if let Some(stream) = self.streams.get_mut(key) {
+                        stream.waiting.make_volatile();
+                    }
+                }
+                let again = self.pack();
+                group.rows = again.rows;
+                let tell = move || {
+                    for (confirm, how) in confirms {
+                        let _ = confirm.send(how);
+                    }
+                };
+                self.buffer.pass(&group, Done(vec![Box::new(tell)]));
+            }
+        }
+        self.clear(&packed.next_seqs);
+    }
+
+    fn pack(&self) -> Packed {
+        let mut packed = Packed::default();
+        for key in &self.pending.streams {
+            if let Some(stream) = self.streams.get(key) {
+                packed.stream(stream.number, stream.next_seq, &stream.waiting);
+            }
+        }
+        packed
+    }
+
+    /// Turns rows that no item can hold into raw rows. Their points were read and are not reported.
+    fn make_raw(&mut self, unfit: Vec<(u32, millrace_protocol::RawRow, u64)>) {
+        let machines: HashMap<u32, MachineName> =
+            self.streams.iter().map(|(key, stream)| (stream.number, key.0.clone())).collect();
+        for stream in self.streams.values_mut() {
+            stream.waiting.remove_unfit();
+        }
+        let key = self.raw.clone();
+        for (number, raw, points) in unfit {
+            tracing::error!(reason = &*raw.reason, "a row cannot be written and becomes a raw row");
+            if let Some(machine) = machines.get(&number) {
+                self.pending.sources.entry(machine.clone()).or_default().suppressed += points;
+            }
+            self.waiting(&key).raw(raw);
+        }
+    }
+
+    fn group(&self, rows: Vec<crate::buffer::NewRows>, births: Vec<(u32, Vec<u8>)>) -> Group {
+        Group {
+            rows,
+            births,
+            sources: self.pending.sources.iter().map(|(m, &c)| (m.clone(), c)).collect(),
+            hashes: self.pending.hashes.iter().map(|(&s, h)| (s, h.clone())).collect(),
+            redelivered: self.pending.redelivered,
+        }
+    }
+
+    fn clear(&mut self, next_seqs: &BTreeMap<u32, u64>) {
+        for key in std::mem::take(&mut self.pending.streams) {
+            if let Some(stream) = self.streams.get_mut(&key) {
+                stream.waiting = Waiting::default();
+                stream.is_pending = false;
+                stream.next_seq = next_seqs.get(&stream.number).copied().unwrap_or(stream.next_seq);
+            }
+        }
+        self.pending = Pending::default();
+    }
+}
+
+fn add_counts(sum: &mut SourceCounts, more: &SourceCounts) {
+    sum.due += more.due;
+    sum.good += more.good;
+    sum.bad += more.bad;
+    sum.skipped += more.skipped;
+    sum.suppressed += more.suppressed;
 }

@@ -6,21 +6,44 @@
 //! when everything in it is acknowledged, or its loss stands in the manifest. This file tree is the only
 //! place that names sled and zstd.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millrace_protocol::{AgentId, Epoch};
 use thiserror::Error;
 
 use crate::config::WhenFull;
 
+mod disk;
+mod entry;
+mod manifest;
+mod notice;
+mod open;
+mod pass;
 mod reader;
+mod segment;
+mod state;
+mod streams;
+mod writer;
 
 pub use reader::{BufferHealth, BufferReader, Stored, StreamState};
+pub use state::Done;
+pub use writer::{Buffer, Flushed, Group, NewRows};
+
+use disk::Disk;
+use state::State;
 
 /// Gives the wall clock in microseconds since 1970-01-01 UTC; tests inject theirs.
 #[derive(Clone)]
 pub struct WallClock(pub Arc<dyn Fn() -> i64 + Send + Sync>);
+
+impl WallClock {
+    /// Reads it.
+    #[must_use]
+    pub fn now_us(&self) -> i64 {
+        (self.0)()
+    }
+}
 
 impl std::fmt::Debug for WallClock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -52,6 +75,8 @@ pub enum Position {
     Notice(u64),
     /// Rows, by the number of their entry.
     Entry(u64),
+    /// Rows that pass through memory because the disk is dead.
+    Passing(u64),
 }
 
 /// Says what went wrong with the buffer.
@@ -68,6 +93,35 @@ pub enum BufferError {
         #[source]
         source: std::io::Error,
     },
+    /// sled refused an operation on a segment.
+    #[error("{operation} {path}: {what}")]
+    Sled {
+        /// What was done.
+        operation: &'static str,
+        /// To which segment.
+        path: PathBuf,
+        /// What sled says.
+        what: String,
+    },
+    /// A segment does not open or does not hold what it must.
+    #[error("segment {path} is damaged: {what}")]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How it shows.
+        what: String,
+    },
+    /// The manifest cannot be used.
+    #[error("manifest {path}: {what}")]
+    Manifest {
+        /// Where it stands.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// No segment is open for writing.
+    #[error("no segment is open for writing")]
+    Closed,
     /// Another agent holds the data folder.
     #[error("{path} is in use by another agent; stop that one, or give this one its own data_dir")]
     InUse {
@@ -76,14 +130,60 @@ pub enum BufferError {
     },
 }
 
-/// The writing side of the buffer. The batch stage owns it.
+impl BufferError {
+    fn io(operation: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { operation, path: path.to_owned(), source }
+    }
+}
+
+/// What writer and reader share.
 #[derive(Debug)]
-pub struct Buffer {}
+struct Shared {
+    folder: PathBuf,
+    disk: Disk,
+    /// Held for memory only, never over an operation of the disk.
+    state: Mutex<State>,
+    /// Held while segments are opened, read or closed; always taken before the state.
+    gate: Mutex<()>,
+    changed: tokio::sync::Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held; if it did, the numbers would still be numbers.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gate(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Opens the buffer: what is on disk is found again, what is damaged is set aside and declared.
 ///
+/// A disk that takes no rows is no error: the buffer then passes them through memory.
 /// *Errors*: [`BufferError::InUse`] if another process holds it, [`BufferError::Io`] if the folder
 /// cannot be made or read.
-pub fn open(_options: OpenOptions) -> Result<(Buffer, BufferReader), BufferError> {
-    Ok((Buffer {}, BufferReader {}))
+pub fn open(options: OpenOptions) -> Result<(Buffer, BufferReader), BufferError> {
+    open_on(Disk::default(), options)
 }
+
+fn open_on(disk: Disk, options: OpenOptions) -> Result<(Buffer, BufferReader), BufferError> {
+    let folder = options.data_dir.join("buffer");
+    disk.make_folder(&folder)?;
+    let lock = open::lock(&folder)?;
+    let found = open::find(&folder, &disk, &options)?;
+    let shared = Arc::new(Shared {
+        folder: folder.clone(),
+        disk: disk.clone(),
+        state: Mutex::new(found.state),
+        gate: Mutex::new(()),
+        changed: tokio::sync::Notify::new(),
+    });
+    let reader = BufferReader { shared: Arc::clone(&shared) };
+    let buffer = Buffer::new(folder, disk, options, shared, found.leftovers, lock)?;
+    Ok((buffer, reader))
+}
+
+#[cfg(test)]
+mod tests;

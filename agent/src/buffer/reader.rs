@@ -1,11 +1,17 @@
 //! The uplink's side of the buffer: what waits is taken, then acknowledged, given back or refused.
 
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use millrace_protocol::{Layout, LossReason, StreamId};
+use millrace_protocol::{IntervalSet, Layout, LayoutId, LossReason, StreamId};
 
-use super::Position;
-use crate::books::Books;
+use super::entry::{Entry, RowsHead};
+use super::open::segment_folder;
+use super::segment::{Kind, Segment};
+use super::state::{Amount, Flight, State};
+use super::{BufferError, Position, Shared};
+use crate::books::{Balance, Books, SourceLine, TransportLine};
 
 /// Something of one stream that Kafka does not have yet.
 #[derive(Debug, Clone)]
@@ -64,7 +70,9 @@ pub struct BufferHealth {
 
 /// The uplink's handle. Clones share one cursor: what one takes, no other does.
 #[derive(Debug, Clone)]
-pub struct BufferReader {}
+pub struct BufferReader {
+    pub(super) shared: Arc<Shared>,
+}
 
 impl BufferReader {
     /// Takes items that were not handed out yet, at least one if any waits, until they have `max_bytes`.
@@ -72,53 +80,461 @@ impl BufferReader {
     /// Births and losses come first, then what was given back, then the oldest rows; of one stream in
     /// order. Blocks on the disk: call it outside the async runtime's threads.
     #[must_use]
-    pub fn take(&self, _max_bytes: usize) -> Vec<Stored> {
-        Vec::new()
+    pub fn take(&self, max_bytes: usize) -> Vec<Stored> {
+        let gate = self.shared.gate();
+        let mut basket = Basket { taken: Vec::new(), bytes: 0, max_bytes };
+        {
+            let mut state = self.shared.lock();
+            take_notices(&mut state, &mut basket);
+            take_passing(&mut state, &mut basket);
+        }
+        while !basket.is_full() {
+            let next = next_range(&mut self.shared.lock());
+            let Some(next) = next else { break };
+            if let Err(error) = self.take_range(&next, &mut basket) {
+                self.trouble(next.segment, &error);
+                if !matches!(error, BufferError::Damaged { .. }) {
+                    break;
+                }
+            }
+        }
+        self.close_idle();
+        drop(gate);
+        basket.taken
+    }
+
+    /// Reads entries of one segment; what was read counts as handed out.
+    fn take_range(&self, next: &NextRange, basket: &mut Basket) -> Result<(), BufferError> {
+        let segment = self.open(next.segment)?;
+        let mut read = Vec::new();
+        let (mut expected, mut bytes) = (*next.range.start(), basket.bytes);
+        let mut is_damaged = false;
+        segment.entries(next.range.clone(), |number, entry| {
+            is_damaged = number != expected;
+            expected = number + 1;
+            if is_damaged || next.skip.contains(number) {
+                return !is_damaged;
+            }
+            match Entry::read(&entry) {
+                Some(Entry::Rows(head, packed)) => match packed.unpack() {
+                    Some(item) => {
+                        bytes += item.len();
+                        read.push((number, head, item));
+                    }
+                    None => is_damaged = true,
+                },
+                Some(Entry::Note(_)) => {}
+                None => is_damaged = true,
+            }
+            !is_damaged && bytes < basket.max_bytes
+        })?;
+        let is_short = expected <= *next.range.end() && bytes < basket.max_bytes;
+        let mut layouts = BTreeMap::new();
+        for id in read.iter().filter_map(|(_, head, _)| head.layout) {
+            layouts.insert(id, self.layout(&segment, id)?);
+        }
+        let mut state = self.shared.lock();
+        for (number, head, item) in read {
+            let layout = head.layout.and_then(|id| layouts.get(&id).cloned());
+            let Some(stream) = state.streams.get(&head.stream) else { continue };
+            basket.bytes += item.len();
+            basket.taken.push(stored(Position::Entry(number), stream.id.clone(), &head, item, layout));
+            state.in_flight.insert(number, Flight { head });
+            state.given_back.remove(&number);
+        }
+        if is_damaged || is_short {
+            drop(state);
+            return Err(BufferError::Damaged {
+                path: segment_folder(&self.shared.folder, next.segment),
+                what: format!(
+                    "entry {} is missing or not readable",
+                    expected.saturating_sub(u64::from(is_damaged))
+                ),
+            });
+        }
+        if next.is_fresh {
+            state.cursor = state.cursor.max(expected);
+        }
+        // A note, or what was acknowledged in the meantime, is done with.
+        state.given_back.retain(|number| !next.range.contains(number));
+        Ok(())
+    }
+
+    fn layout(&self, segment: &Segment, id: LayoutId) -> Result<Arc<Layout>, BufferError> {
+        if let Some(layout) = self.shared.lock().layouts.get(&id) {
+            return Ok(Arc::clone(layout));
+        }
+        let bytes = segment.name(Kind::Layout, id.0)?.unwrap_or_default();
+        let layout = Layout::decode(&bytes).ok().filter(|layout| layout.id() == id).map(Arc::new);
+        let layout = layout.ok_or_else(|| BufferError::Damaged {
+            path: self.shared.folder.clone(),
+            what: format!("layout {id} is missing"),
+        })?;
+        self.shared.lock().remember_layout(&layout);
+        Ok(layout)
+    }
+
+    fn open(&self, first: u64) -> Result<Segment, BufferError> {
+        let open = self.shared.lock().segments.get(&first).and_then(|s| s.open.clone());
+        if let Some(segment) = open {
+            return Ok(segment);
+        }
+        let segment = Segment::open(&self.shared.disk, &segment_folder(&self.shared.folder, first))?;
+        if let Some(state) = self.shared.lock().segments.get_mut(&first) {
+            state.open = Some(segment.clone());
+        }
+        Ok(segment)
+    }
+
+    /// Notes what is wrong with a segment; the writer sets a damaged one aside.
+    fn trouble(&self, first: u64, error: &BufferError) {
+        tracing::warn!(%error, "a segment cannot be read");
+        let mut state = self.shared.lock();
+        let Some(segment) = state.segments.get_mut(&first) else { return };
+        match error {
+            BufferError::Damaged { what, .. } => segment.damaged = Some(what.clone()),
+            _ => {
+                let open = segment.open.take();
+                drop(state);
+                open.into_iter().for_each(Segment::close);
+            }
+        }
+    }
+
+    /// Closes segments that are neither written to nor read next.
+    fn close_idle(&self) {
+        let mut state = self.shared.lock();
+        let reading = state.segments.range(..=state.cursor).next_back().map(|(&first, _)| first);
+        let newest = state.segments.keys().next_back().copied();
+        let idle: Vec<Segment> = state
+            .segments
+            .iter_mut()
+            .filter(|(first, _)| Some(**first) != reading && Some(**first) != newest)
+            .filter_map(|(_, s)| s.open.take())
+            .collect();
+        drop(state);
+        idle.into_iter().for_each(Segment::close);
     }
 
     /// Forgets items that Kafka has.
-    pub fn acknowledge(&self, _positions: &[Position]) {}
-
-    /// Hands items out again: what became of them is not known.
-    pub fn give_back(&self, _positions: &[Position]) {}
-
-    /// Turns an item that will never be accepted into a loss of its stream.
-    pub fn refuse(&self, _position: Position, _reason: LossReason) {}
-
-    /// Waits until something may be there to take. *Cancel safety*: cancel safe; a change between two
-    /// calls is not missed.
-    pub async fn changed(&self) {
-        std::future::pending::<()>().await;
+    pub fn acknowledge(&self, positions: &[Position]) {
+        let mut done = Vec::new();
+        let mut state = self.shared.lock();
+        for &position in positions {
+            match position {
+                Position::Notice(number) => state.settle_notice(number),
+                Position::Passing(number) => {
+                    if let Some(passing) = state.passing.remove(&number) {
+                        state.count_acknowledged(&passing.head);
+                        done.extend(Arc::into_inner(passing.done));
+                    }
+                }
+                Position::Entry(number) => {
+                    if let Some(flight) = state.in_flight.remove(&number) {
+                        state.settle(number, &flight.head);
+                        state.count_acknowledged(&flight.head);
+                    }
+                }
+            }
+        }
+        drop(state);
+        done.into_iter().for_each(super::state::Done::run);
     }
 
-    /// Gives the state of every stream that the buffer knows.
+    /// Hands items out again: what became of them is not known.
+    pub fn give_back(&self, positions: &[Position]) {
+        let mut state = self.shared.lock();
+        for &position in positions {
+            match position {
+                Position::Notice(number) => {
+                    if let Some(notice) = state.notices.get_mut(&number) {
+                        notice.in_flight = false;
+                    }
+                }
+                Position::Passing(number) => {
+                    if let Some(passing) = state.passing.get_mut(&number) {
+                        passing.in_flight = false;
+                    }
+                }
+                Position::Entry(number) => {
+                    if state.in_flight.remove(&number).is_some() {
+                        state.given_back.insert(number);
+                    }
+                }
+            }
+        }
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+
+    /// Turns an item that will never be accepted into a loss of its stream; durable with the next flush.
+    pub fn refuse(&self, position: Position, reason: LossReason) {
+        let mut state = self.shared.lock();
+        match position {
+            // A birth or a loss that is refused has nowhere else to go.
+            Position::Notice(number) => state.settle_notice(number),
+            Position::Passing(number) => {
+                if let Some(passing) = state.passing.remove(&number) {
+                    let head = passing.head;
+                    state.fold_loss(head.stream, reason, head.first_seq..=head.last_seq(), head.points);
+                }
+            }
+            Position::Entry(number) => {
+                if let Some(flight) = state.in_flight.remove(&number) {
+                    state.refused.insert(number, (flight, reason));
+                }
+            }
+        }
+    }
+
+    /// Waits until something may be there to take. *Cancel safety*: cancel safe; a change between two
+    /// calls is not missed. One task waits at a time.
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
+    /// Gives the state of every stream that the buffer knows, in the order in which they began.
     #[must_use]
     pub fn streams(&self) -> Vec<StreamState> {
-        Vec::new()
+        let state = self.shared.lock();
+        let epoch = state.epoch;
+        let one = |stream: &super::state::Stream| StreamState {
+            stream: stream.id.clone(),
+            is_current: stream.id.epoch == epoch,
+            numbered: stream.numbered.rows,
+            waiting_rows: stream.waiting().rows,
+            waiting_notices: stream.notices,
+            newest_us: stream.newest_us,
+        };
+        state.streams.values().map(one).collect()
     }
 
     /// Gives a stream's last sequence on disk, 0 if it has none.
     #[must_use]
-    pub fn numbered(&self, _stream: &StreamId) -> u64 {
-        0
+    pub fn numbered(&self, stream: &StreamId) -> u64 {
+        let state = self.shared.lock();
+        let number = state.by_id.get(stream);
+        number.and_then(|n| state.streams.get(n)).map_or(0, |s| s.numbered.rows)
     }
 
     /// Gives the wall time up to which everything that the sources handed over is on disk.
     /// *Units*: microseconds since 1970-01-01 UTC.
     #[must_use]
     pub fn settled_us(&self) -> Option<i64> {
-        None
+        self.shared.lock().settled_us
     }
 
     /// Gives the books of the last flush.
     #[must_use]
     pub fn books(&self) -> Books {
-        Books::default()
+        self.shared.lock().books()
     }
 
     /// Says how the buffer fares.
     #[must_use]
     pub fn health(&self) -> BufferHealth {
-        BufferHealth::default()
+        let state = self.shared.lock();
+        BufferHealth {
+            pass_through: state.pass_through.clone(),
+            segments: state.segments.len() as u64,
+            disk_bytes: state.segments.values().map(|s| s.disk_bytes).sum(),
+            set_aside_segments: state.set_aside_segments,
+            waiting_rows: state.streams.values().map(|s| s.waiting().rows).sum(),
+            flushes: state.flushes,
+        }
     }
+}
+
+/// What [`BufferReader::take`] has so far.
+struct Basket {
+    taken: Vec<Stored>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+impl Basket {
+    fn is_full(&self) -> bool {
+        !self.taken.is_empty() && self.bytes >= self.max_bytes
+    }
+}
+
+fn take_notices(state: &mut State, basket: &mut Basket) {
+    for (&number, notice) in &mut state.notices {
+        if basket.is_full() {
+            return;
+        }
+        let Some(stream) = state.streams.get(&notice.stream).filter(|_| !notice.in_flight) else { continue };
+        let Some(item) = notice.encode() else { continue };
+        notice.in_flight = true;
+        basket.bytes += item.len();
+        basket.taken.push(Stored {
+            position: Position::Notice(number),
+            stream: stream.id.clone(),
+            seq: None,
+            rows: 0,
+            points: 0,
+            newest_us: None,
+            item,
+            layout: None,
+        });
+    }
+}
+
+fn take_passing(state: &mut State, basket: &mut Basket) {
+    for (&number, passing) in &mut state.passing {
+        if basket.is_full() {
+            return;
+        }
+        let Some(stream) = state.streams.get(&passing.head.stream).filter(|_| !passing.in_flight) else {
+            continue;
+        };
+        passing.in_flight = true;
+        basket.bytes += passing.item.len();
+        let (item, layout) = (passing.item.clone(), passing.layout.clone());
+        basket.taken.push(stored(Position::Passing(number), stream.id.clone(), &passing.head, item, layout));
+    }
+}
+
+fn stored(
+    position: Position,
+    stream: StreamId,
+    head: &RowsHead,
+    item: Vec<u8>,
+    layout: Option<Arc<Layout>>,
+) -> Stored {
+    Stored {
+        position,
+        stream,
+        seq: Some((head.first_seq, head.last_seq())),
+        rows: head.rows,
+        points: head.points,
+        newest_us: Some(head.newest_us),
+        item,
+        layout,
+    }
+}
+
+/// Entries of one segment that may be read next.
+struct NextRange {
+    segment: u64,
+    range: RangeInclusive<u64>,
+    /// Entries in it that are acknowledged.
+    skip: IntervalSet,
+    is_fresh: bool,
+}
+
+/// Finds what to read next: what was given back, then what was never handed out.
+fn next_range(state: &mut State) -> Option<NextRange> {
+    while let Some(&entry) = state.given_back.first() {
+        let sound =
+            state.segment_of(entry).filter(|f| state.segments.get(f).is_some_and(|s| s.damaged.is_none()));
+        if let Some(segment) = sound {
+            let range = entry..=entry;
+            return Some(NextRange { segment, range, skip: IntervalSet::new(), is_fresh: false });
+        }
+        state.given_back.remove(&entry);
+    }
+    loop {
+        let cursor = state.cursor;
+        let holding = state.segment_of(cursor);
+        let (&first, segment) = match holding {
+            Some(first) => state.segments.get_key_value(&first)?,
+            None => state.segments.range(cursor..).next()?,
+        };
+        if segment.damaged.is_some() || segment.last < first {
+            state.cursor = segment.last.max(first) + 1;
+            continue;
+        }
+        let range = cursor.max(first)..=segment.last;
+        let mut left = state.acknowledged.missing_in(range.clone());
+        state.refused.keys().for_each(|&entry| left.remove(entry..=entry));
+        let Some(from) = left.ranges().next().map(|r| *r.start()) else {
+            state.cursor = segment.last + 1;
+            continue;
+        };
+        let range = from..=segment.last;
+        let skip = left.missing_in(range.clone());
+        return Some(NextRange { segment: first, range, skip, is_fresh: true });
+    }
+}
+
+/// Reads the heads of the rows that are in a set.
+///
+/// *Errors*: [`BufferError::Damaged`] if an entry is missing or not readable.
+pub(super) fn heads(
+    segment: &Segment,
+    range: RangeInclusive<u64>,
+    wanted: &IntervalSet,
+) -> Result<Vec<RowsHead>, BufferError> {
+    let mut heads = Vec::new();
+    let (mut expected, mut is_whole) = (*range.start(), true);
+    let last = *range.end();
+    segment.entries(range, |number, entry| {
+        is_whole = number == expected;
+        expected = number + 1;
+        match Entry::read(&entry) {
+            Some(Entry::Rows(head, _)) if wanted.contains(number) => heads.push(head),
+            Some(_) => {}
+            None => is_whole = false,
+        }
+        is_whole
+    })?;
+    if is_whole && expected > last {
+        Ok(heads)
+    } else {
+        Err(BufferError::Damaged { path: Default::default(), what: format!("entry {expected} is missing") })
+    }
+}
+
+impl State {
+    fn count_acknowledged(&mut self, head: &RowsHead) {
+        if let Some(stream) = self.streams.get_mut(&head.stream) {
+            stream.acknowledged.add(Amount { rows: head.rows, points: head.points });
+            self.unsaved.insert(head.stream);
+        }
+    }
+
+    /// Gives the books of the last flush.
+    pub(super) fn books(&self) -> Books {
+        let source = self.sources.iter().map(|(machine, s)| SourceLine {
+            machine: machine.clone(),
+            due: s.counts.due,
+            good: s.counts.good,
+            bad: s.counts.bad,
+            skipped: s.counts.skipped,
+            suppressed: s.counts.suppressed,
+            numbered: s.numbered,
+        });
+        let transport = self.streams.values().map(|s| {
+            let waiting = s.numbered.less(s.dropped).less(s.set_aside).less(s.acknowledged_durable);
+            let balance = |of: fn(Amount) -> u64| Balance {
+                numbered: of(s.numbered),
+                acknowledged: of(s.acknowledged_durable),
+                dropped: of(s.dropped),
+                set_aside: of(s.set_aside),
+                waiting: of(waiting),
+            };
+            TransportLine {
+                machine: s.id.machine.clone(),
+                category: s.id.category.clone(),
+                epoch: s.id.epoch.to_string(),
+                rows: balance(|a| a.rows),
+                points: balance(|a| a.points),
+            }
+        });
+        let mut books = Books {
+            flushed_at: self.last_flushed_us.and_then(rfc3339),
+            source: source.collect(),
+            transport: transport.collect(),
+            redelivered: self.redelivered,
+            balanced: false,
+        };
+        books.balanced = books.sums_hold();
+        books
+    }
+}
+
+fn rfc3339(us: i64) -> Option<String> {
+    let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000).ok()?;
+    at.format(&time::format_description::well_known::Rfc3339).ok()
 }

@@ -1,0 +1,130 @@
+//! The few operations on files that the buffer rests on, each behind one seam ([`Faults`]), so that
+//! tests can stop the world or fill the disk before and after every one of them.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::BufferError;
+
+/// A place at which a test may break off; named after what is about to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The temporary manifest is written and synchronised.
+    WriteManifest,
+    /// The manifest takes its place.
+    ReplaceManifest,
+    /// The manifest is durable.
+    ManifestReplaced,
+    /// A segment's folder is made.
+    MakeSegment,
+    /// A segment's database is opened.
+    OpenSegment,
+    /// A batch goes to the database.
+    Append,
+    /// The database is told to write.
+    Flush,
+    /// The database's file is synchronised.
+    Sync,
+    /// The batch is durable.
+    Synced,
+    /// A segment is removed.
+    RemoveSegment,
+    /// A damaged segment gets its new name.
+    SetAside,
+}
+
+/// What a test puts into the way of the disk.
+pub(super) trait Faults: fmt::Debug + Send + Sync {
+    /// Is called before each step; an error is what the system would say.
+    fn at(&self, step: Step, path: &Path) -> io::Result<()>;
+}
+
+/// The disk, with or without faults.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk {
+    faults: Option<Arc<dyn Faults>>,
+}
+
+impl Disk {
+    #[cfg(test)]
+    pub(super) fn with_faults(faults: Arc<dyn Faults>) -> Self {
+        Self { faults: Some(faults) }
+    }
+
+    /// Passes a step, or fails as the system would.
+    pub(super) fn at(&self, step: Step, path: &Path) -> Result<(), BufferError> {
+        match &self.faults {
+            None => Ok(()),
+            Some(faults) => faults.at(step, path).map_err(|e| BufferError::io("reaching", path, e)),
+        }
+    }
+
+    /// Replaces a file whole and returns when the new one is durable.
+    ///
+    /// *Errors*: [`BufferError::Io`]; the former file stands, or already the new one.
+    pub(super) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), BufferError> {
+        let temporary = path.with_extension("tmp");
+        self.at(Step::WriteManifest, path)?;
+        let mut file = File::create(&temporary).map_err(|e| BufferError::io("making", &temporary, e))?;
+        file.write_all(bytes).map_err(|e| BufferError::io("writing", &temporary, e))?;
+        file.sync_all().map_err(|e| BufferError::io("synchronising", &temporary, e))?;
+        self.at(Step::ReplaceManifest, path)?;
+        std::fs::rename(&temporary, path).map_err(|e| BufferError::io("renaming", &temporary, e))?;
+        if let Some(folder) = path.parent() {
+            sync_folder(folder)?;
+        }
+        self.at(Step::ManifestReplaced, path)
+    }
+
+    /// Makes a folder, durably; one that is there is left alone.
+    pub(super) fn make_folder(&self, path: &Path) -> Result<(), BufferError> {
+        self.at(Step::MakeSegment, path)?;
+        std::fs::create_dir_all(path).map_err(|e| BufferError::io("making", path, e))?;
+        path.parent().map_or(Ok(()), sync_folder)
+    }
+
+    /// Removes a folder and all in it; one that is not there is removed already.
+    pub(super) fn remove_folder(&self, path: &Path) -> Result<(), BufferError> {
+        self.at(Step::RemoveSegment, path)?;
+        match std::fs::remove_dir_all(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(BufferError::io("removing", path, e)),
+            _ => path.parent().map_or(Ok(()), sync_folder),
+        }
+    }
+
+    /// Gives a folder another name, durably.
+    pub(super) fn rename_folder(&self, from: &Path, to: &Path) -> Result<(), BufferError> {
+        self.at(Step::SetAside, from)?;
+        std::fs::rename(from, to).map_err(|e| BufferError::io("renaming", from, e))?;
+        from.parent().map_or(Ok(()), sync_folder)
+    }
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> Result<(), BufferError> {
+    let file = File::open(folder).map_err(|e| BufferError::io("opening", folder, e))?;
+    file.sync_all().map_err(|e| BufferError::io("synchronising", folder, e))
+}
+
+/// Gives what a file takes on the disk. *Units*: bytes.
+pub(super) fn file_bytes(file: &File) -> u64 {
+    // Blocks of stat(2) have 512 bytes whatever the file system's are.
+    file.metadata().map_or(0, |m| m.blocks().saturating_mul(512))
+}
+
+/// Gives what the files below a folder take on the disk. *Units*: bytes.
+pub(super) fn folder_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(m) if m.is_dir() => folder_bytes(&entry.path()),
+            Ok(m) => m.blocks().saturating_mul(512),
+            Err(_) => 0,
+        })
+        .sum()
+}

@@ -1,0 +1,448 @@
+//! What writer and reader share: counters, positions and notices, all in memory.
+//!
+//! Everything durable in it is the manifest plus a fold over the entries after it ([`State::fold_rows`],
+//! [`State::fold_note`]); a running buffer applies the same two functions to what it has just flushed.
+//! Invariant: for every stream `numbered = acknowledged + dropped + set_aside + waiting` (D14).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use millrace_protocol::{
+    AgentId, Category, Epoch, IntervalSet, Layout, LayoutId, LossReason, MachineName, StreamId,
+};
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Note, RowsHead, unhex};
+use super::notice::{Notice, NoticeBody};
+use super::segment::Segment;
+use crate::delivery::SourceCounts;
+
+/// Finished streams that stay in the books, for each machine and category; older ones are folded away.
+const FINISHED_KEPT: usize = 4;
+/// Layouts kept in memory; beyond it the cache begins anew.
+const LAYOUTS_KEPT: usize = 4096;
+/// The largest `receive_maximum` that MQTT knows, twice (D5: the last two windows).
+const HASHES_KEPT: usize = 2 * 65_535;
+
+/// Rows and points of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Amount {
+    pub(super) rows: u64,
+    pub(super) points: u64,
+}
+
+impl Amount {
+    pub(super) const fn add(&mut self, other: Self) {
+        self.rows = self.rows.saturating_add(other.rows);
+        self.points = self.points.saturating_add(other.points);
+    }
+
+    pub(super) const fn less(self, other: Self) -> Self {
+        Self { rows: self.rows.saturating_sub(other.rows), points: self.points.saturating_sub(other.points) }
+    }
+}
+
+/// A stream's part of the books.
+#[derive(Debug, Clone)]
+pub(super) struct Stream {
+    pub(super) id: StreamId,
+    /// `rows` is the last sequence.
+    pub(super) numbered: Amount,
+    /// As known now.
+    pub(super) acknowledged: Amount,
+    /// As the last flush or manifest says.
+    pub(super) acknowledged_durable: Amount,
+    pub(super) dropped: Amount,
+    pub(super) set_aside: Amount,
+    pub(super) newest_us: Option<i64>,
+    /// Births and losses that are not acknowledged.
+    pub(super) notices: u64,
+}
+
+impl Stream {
+    pub(super) const fn waiting(&self) -> Amount {
+        self.numbered.less(self.dropped).less(self.set_aside).less(self.acknowledged)
+    }
+}
+
+/// What a segment holds of one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Contents {
+    pub(super) first_seq: u64,
+    pub(super) last_seq: u64,
+    pub(super) total: Amount,
+    pub(super) waiting: Amount,
+}
+
+/// A segment in memory; its key is its first entry.
+#[derive(Debug, Default)]
+pub(super) struct SegmentState {
+    /// The last durable entry; `first - 1` while there is none.
+    pub(super) last: u64,
+    pub(super) contents: BTreeMap<u32, Contents>,
+    pub(super) open: Option<Segment>,
+    pub(super) disk_bytes: u64,
+    /// Why it must be set aside.
+    pub(super) damaged: Option<String>,
+}
+
+impl SegmentState {
+    pub(super) fn waiting_rows(&self) -> u64 {
+        self.contents.values().map(|c| c.waiting.rows).sum()
+    }
+}
+
+/// Rows that the uplink holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flight {
+    pub(super) head: RowsHead,
+}
+
+/// A machine's part of the books.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Source {
+    pub(super) counts: SourceCounts,
+    pub(super) numbered: u64,
+}
+
+/// Rows that pass through memory because the disk is dead (D9).
+#[derive(Debug)]
+pub(super) struct Passing {
+    pub(super) head: RowsHead,
+    pub(super) item: Vec<u8>,
+    pub(super) layout: Option<Arc<Layout>>,
+    pub(super) in_flight: bool,
+    /// Told when Kafka has every item of the group.
+    pub(super) done: Arc<Done>,
+}
+
+/// Whom to tell when rows that passed through memory have reached Kafka.
+#[derive(Default)]
+pub struct Done(pub Vec<Box<dyn FnOnce() + Send + Sync>>);
+
+impl std::fmt::Debug for Done {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Done({})", self.0.len())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) agent: AgentId,
+    pub(super) epoch: Epoch,
+    pub(super) streams: BTreeMap<u32, Stream>,
+    pub(super) by_id: HashMap<StreamId, u32>,
+    pub(super) next_stream: u32,
+    /// The newest birth of each machine and category.
+    pub(super) births: BTreeMap<(MachineName, Category), Vec<u8>>,
+    pub(super) sources: BTreeMap<MachineName, Source>,
+    pub(super) segments: BTreeMap<u64, SegmentState>,
+    pub(super) notices: BTreeMap<u64, Notice>,
+    pub(super) next_notice: u64,
+    pub(super) acknowledged: IntervalSet,
+    /// Streams with acknowledgements that no flush has seen.
+    pub(super) unsaved: BTreeSet<u32>,
+    pub(super) in_flight: BTreeMap<u64, Flight>,
+    pub(super) given_back: BTreeSet<u64>,
+    /// Refused by Kafka; the next flush makes losses of them.
+    pub(super) refused: BTreeMap<u64, (Flight, LossReason)>,
+    /// Next entry to hand out for the first time.
+    pub(super) cursor: u64,
+    /// Last durable entry.
+    pub(super) durable: u64,
+    pub(super) layouts: HashMap<LayoutId, Arc<Layout>>,
+    pub(super) hashes: BTreeMap<u64, VecDeque<u64>>,
+    pub(super) hashes_kept: usize,
+    pub(super) redelivered: u64,
+    pub(super) last_flushed_us: Option<i64>,
+    pub(super) settled_us: Option<i64>,
+    pub(super) flushes: u64,
+    pub(super) set_aside_segments: u64,
+    pub(super) pass_through: Option<String>,
+    pub(super) passing: BTreeMap<u64, Passing>,
+    pub(super) next_passing: u64,
+}
+
+impl State {
+    pub(super) fn new(agent: AgentId, epoch: Epoch) -> Self {
+        Self {
+            agent,
+            epoch,
+            streams: BTreeMap::new(),
+            by_id: HashMap::new(),
+            next_stream: 1,
+            births: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            notices: BTreeMap::new(),
+            next_notice: 1,
+            acknowledged: IntervalSet::new(),
+            unsaved: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            given_back: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            cursor: 1,
+            durable: 0,
+            layouts: HashMap::new(),
+            hashes: BTreeMap::new(),
+            hashes_kept: HASHES_KEPT,
+            redelivered: 0,
+            last_flushed_us: None,
+            settled_us: None,
+            flushes: 0,
+            set_aside_segments: 0,
+            pass_through: None,
+            passing: BTreeMap::new(),
+            next_passing: 1,
+        }
+    }
+
+    /// Gives a stream's number, a new one if it is new.
+    pub(super) fn stream_number(&mut self, id: &StreamId) -> u32 {
+        if let Some(&number) = self.by_id.get(id) {
+            return number;
+        }
+        let number = self.next_stream;
+        self.insert_stream(number, id.clone());
+        number
+    }
+
+    pub(super) fn insert_stream(&mut self, number: u32, id: StreamId) {
+        self.next_stream = self.next_stream.max(number.saturating_add(1));
+        self.by_id.insert(id.clone(), number);
+        self.streams.entry(number).or_insert(Stream {
+            id,
+            numbered: Amount::default(),
+            acknowledged: Amount::default(),
+            acknowledged_durable: Amount::default(),
+            dropped: Amount::default(),
+            set_aside: Amount::default(),
+            newest_us: None,
+            notices: 0,
+        });
+    }
+
+    /// Gives the newest stream of a machine and category that belongs to an earlier start.
+    pub(super) fn previous(&self, machine: &MachineName, category: &Category) -> Option<&Stream> {
+        self.streams
+            .values()
+            .rev()
+            .find(|s| s.id.epoch != self.epoch && &s.id.machine == machine && &s.id.category == category)
+    }
+
+    /// Counts an entry with rows that is on disk now. Rows that should stand between it and the last
+    /// one are declared lost: a segment has lost entries in its middle.
+    pub(super) fn fold_rows(&mut self, segment: u64, entry: u64, head: &RowsHead) {
+        let expected = self.streams.get(&head.stream).map_or(0, |s| s.numbered.rows).saturating_add(1);
+        if head.first_seq > expected {
+            self.fold_loss(head.stream, LossReason::SetAsideDamaged, expected..=head.first_seq - 1, 0);
+        }
+        let amount = Amount { rows: head.rows, points: head.points };
+        let Some(stream) = self.streams.get_mut(&head.stream) else { return };
+        stream.numbered.rows = stream.numbered.rows.max(head.last_seq());
+        stream.numbered.points = stream.numbered.points.saturating_add(head.points);
+        stream.newest_us = stream.newest_us.max(Some(head.newest_us));
+        let source = self.sources.entry(stream.id.machine.clone()).or_default();
+        source.numbered = source.numbered.saturating_add(head.points);
+        self.add_contents(segment, head, amount);
+        self.passed(segment, entry);
+    }
+
+    /// Begins a stream that nothing is known of at its first sequence found.
+    pub(super) fn begin_at(&mut self, number: u32, first_seq: u64) {
+        if let Some(stream) = self.streams.get_mut(&number).filter(|s| s.numbered.rows == 0) {
+            stream.numbered.rows = first_seq.saturating_sub(1);
+        }
+    }
+
+    /// Says that an entry is on disk.
+    pub(super) fn passed(&mut self, segment: u64, entry: u64) {
+        if let Some(state) = self.segments.get_mut(&segment) {
+            state.last = state.last.max(entry);
+        }
+        self.durable = self.durable.max(entry);
+    }
+
+    pub(super) fn add_contents(&mut self, segment: u64, head: &RowsHead, waiting: Amount) {
+        let Some(state) = self.segments.get_mut(&segment) else { return };
+        let contents = state.contents.entry(head.stream).or_insert(Contents {
+            first_seq: head.first_seq,
+            last_seq: head.last_seq(),
+            total: Amount::default(),
+            waiting: Amount::default(),
+        });
+        contents.first_seq = contents.first_seq.min(head.first_seq);
+        contents.last_seq = contents.last_seq.max(head.last_seq());
+        contents.total.add(Amount { rows: head.rows, points: head.points });
+        contents.waiting.add(waiting);
+    }
+
+    /// Applies what a flush changed beside rows.
+    pub(super) fn fold_note(&mut self, note: &Note) {
+        self.last_flushed_us = Some(note.flushed_us);
+        for (machine, (due, good, bad, skipped, suppressed)) in &note.sources {
+            let counts = &mut self.sources.entry(machine.clone()).or_default().counts;
+            counts.due = counts.due.saturating_add(*due);
+            counts.good = counts.good.saturating_add(*good);
+            counts.bad = counts.bad.saturating_add(*bad);
+            counts.skipped = counts.skipped.saturating_add(*skipped);
+            counts.suppressed = counts.suppressed.saturating_add(*suppressed);
+        }
+        if let Some(ranges) = &note.acknowledged {
+            self.acknowledged = ranges.iter().map(|&(from, to)| from..=to).collect();
+        }
+        if note.carries_hashes {
+            self.hashes.clear();
+        }
+        let kept = self.hashes_kept;
+        for (session, hashes) in &note.hashes {
+            let ring = self.hashes.entry(*session).or_default();
+            ring.extend(hashes);
+            ring.drain(..ring.len().saturating_sub(kept));
+        }
+        self.redelivered = self.redelivered.saturating_add(note.redelivered);
+        for (stream, birth) in &note.births {
+            if let Some(bytes) = unhex(birth) {
+                self.add_birth(*stream, bytes);
+            }
+        }
+        for loss in &note.losses {
+            if let Some(reason) = LossReason::from_code(loss.reason) {
+                self.fold_loss(loss.stream, reason, loss.from..=loss.to, loss.points);
+            }
+        }
+    }
+
+    /// Counts rows that will not come and makes their loss a notice. Rows that were not numbered yet
+    /// are numbered by it.
+    pub(super) fn fold_loss(
+        &mut self,
+        number: u32,
+        reason: LossReason,
+        range: std::ops::RangeInclusive<u64>,
+        points: u64,
+    ) {
+        let (from, to) = (*range.start(), *range.end());
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        let amount = Amount { rows: (to - from).saturating_add(1), points };
+        if to > stream.numbered.rows {
+            stream.numbered.rows = to;
+            stream.numbered.points = stream.numbered.points.saturating_add(points);
+            let source = self.sources.entry(stream.id.machine.clone()).or_default();
+            source.numbered = source.numbered.saturating_add(points);
+        }
+        stream.lose(reason, amount);
+        self.add_loss(number, reason, Some(range), None, points);
+    }
+
+    /// Makes a birth a notice and remembers it for the next epoch.
+    pub(super) fn add_birth(&mut self, number: u32, bytes: Vec<u8>) {
+        let Some(stream) = self.streams.get(&number) else { return };
+        let key = (stream.id.machine.clone(), stream.id.category.clone());
+        self.births.insert(key, bytes.clone());
+        self.push_notice(Notice { stream: number, body: NoticeBody::Birth(bytes), in_flight: false });
+    }
+
+    /// Declares a loss, as an addition to one that waits where there is one.
+    pub(super) fn add_loss(
+        &mut self,
+        number: u32,
+        reason: LossReason,
+        range: Option<std::ops::RangeInclusive<u64>>,
+        open_from: Option<u64>,
+        points: u64,
+    ) {
+        let waiting = self.notices.values_mut().rev().find(|n| n.takes_loss(number, reason));
+        if let Some(notice) = waiting {
+            notice.extend_loss(range, open_from, points);
+            return;
+        }
+        let mut notice = Notice::loss(number, reason);
+        notice.extend_loss(range, open_from, points);
+        self.push_notice(notice);
+    }
+
+    pub(super) fn push_notice(&mut self, notice: Notice) {
+        let Some(stream) = self.streams.get_mut(&notice.stream) else { return };
+        stream.notices += 1;
+        self.notices.insert(self.next_notice, notice);
+        self.next_notice += 1;
+    }
+
+    /// Takes a notice off the list: Kafka has it.
+    pub(super) fn settle_notice(&mut self, number: u64) {
+        if let Some(notice) = self.notices.remove(&number)
+            && let Some(stream) = self.streams.get_mut(&notice.stream)
+        {
+            stream.notices = stream.notices.saturating_sub(1);
+        }
+    }
+
+    /// Finds the segment that holds an entry.
+    pub(super) fn segment_of(&self, entry: u64) -> Option<u64> {
+        let (&first, state) = self.segments.range(..=entry).next_back()?;
+        (entry <= state.last).then_some(first)
+    }
+
+    /// Takes an entry out of what waits.
+    pub(super) fn settle(&mut self, entry: u64, head: &RowsHead) {
+        self.acknowledged.insert(entry..=entry);
+        let Some(first) = self.segment_of(entry) else { return };
+        let contents = self.segments.get_mut(&first).and_then(|s| s.contents.get_mut(&head.stream));
+        if let Some(contents) = contents {
+            contents.waiting = contents.waiting.less(Amount { rows: head.rows, points: head.points });
+        }
+    }
+
+    pub(super) fn remember_layout(&mut self, layout: &Arc<Layout>) {
+        if self.layouts.len() >= LAYOUTS_KEPT {
+            self.layouts.clear();
+        }
+        self.layouts.entry(layout.id()).or_insert_with(|| Arc::clone(layout));
+    }
+
+    /// Forgets a segment and everything that was to become of its entries.
+    pub(super) fn forget_segment(&mut self, first: u64) -> Option<SegmentState> {
+        let state = self.segments.remove(&first)?;
+        let entries = first..=state.last.max(first);
+        self.acknowledged.remove(entries.clone());
+        self.in_flight.retain(|entry, _| !entries.contains(entry));
+        self.refused.retain(|entry, _| !entries.contains(entry));
+        self.given_back.retain(|entry| !entries.contains(entry));
+        Some(state)
+    }
+
+    /// Folds away streams of earlier starts that are done; the newest ones stay in the books.
+    pub(super) fn retire(&mut self) {
+        let held: BTreeSet<u32> = self.segments.values().flat_map(|s| s.contents.keys().copied()).collect();
+        let mut kept: HashMap<(MachineName, Category), usize> = HashMap::new();
+        let mut gone = Vec::new();
+        for (&number, stream) in self.streams.iter().rev() {
+            if stream.id.epoch == self.epoch {
+                continue;
+            }
+            let kept = kept.entry((stream.id.machine.clone(), stream.id.category.clone())).or_default();
+            *kept += 1;
+            let done = stream.waiting().rows == 0 && stream.notices == 0 && !held.contains(&number);
+            if done && *kept > FINISHED_KEPT {
+                gone.push(number);
+            }
+        }
+        for number in gone {
+            if let Some(stream) = self.streams.remove(&number) {
+                self.by_id.remove(&stream.id);
+            }
+        }
+    }
+}
+
+impl Stream {
+    pub(super) const fn lose(&mut self, reason: LossReason, amount: Amount) {
+        match reason {
+            LossReason::SetAsideDamaged | LossReason::SetAsideExported => self.set_aside.add(amount),
+            LossReason::DroppedOldest | LossReason::DroppedNewest | LossReason::Refused => {
+                self.dropped.add(amount);
+            }
+        }
+    }
+}

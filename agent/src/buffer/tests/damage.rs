@@ -1,0 +1,186 @@
+//! Damaged segments, a damaged manifest, a full buffer, a dead disk.
+
+use super::*;
+
+fn fill(buffer: &mut Buffer, segments: u64) {
+    for n in 0..segments {
+        if n > 0 {
+            buffer.begin_segment().unwrap();
+        }
+        let rows = vec![new_rows(buffer, 0, 1 + 10 * n, 10, 1000)];
+        assert_eq!(buffer.flush(&group(rows)), Flushed::Stored);
+    }
+}
+
+/// Gives the folders of the segments, oldest first.
+fn segments(rig: &Rig) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(rig.folder())
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.is_dir() && !p.file_name().unwrap().to_str().unwrap().starts_with("bad"))
+        .collect();
+    found.sort();
+    found
+}
+
+fn ranges_of(taken: &[Stored], n: usize) -> Vec<(u64, Option<u64>)> {
+    let losses = losses(taken).remove(&stream_id(1, n)).unwrap_or_default();
+    losses.iter().flat_map(|l| l.ranges.iter().map(|r| (r.from, r.to))).collect()
+}
+
+#[test]
+fn a_damaged_closed_segment_is_set_aside_and_declared() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 4] = [
+        ("overwritten", |p| std::fs::write(p.join("db"), vec![0x5a; 600_000]).unwrap()),
+        ("emptied", |p| std::fs::write(p.join("db"), b"").unwrap()),
+        ("removed", |p| std::fs::remove_dir_all(p).unwrap()),
+        ("no folder", |p| {
+            std::fs::remove_dir_all(p).unwrap();
+            std::fs::write(p, b"").unwrap();
+        }),
+    ];
+    for (what, damage) in damages {
+        let mut rig = Rig::new();
+        let (mut buffer, reader) = rig.start();
+        fill(&mut buffer, 3);
+        drop(reader);
+        buffer.close();
+        damage(&segments(&rig)[1]);
+        let (mut buffer, reader) = rig.start();
+        let mut taken = reader.take(usize::MAX);
+        // The writer sets aside what the reader found to be damaged.
+        buffer.tidy().unwrap();
+        taken.extend(reader.take(usize::MAX));
+        let rows: Vec<_> = taken.iter().filter_map(|s| s.seq).collect();
+        assert_eq!(rows, [(1, 10), (21, 30)], "{what}");
+        assert_eq!(ranges_of(&taken, 0), [(11, Some(20))], "{what}");
+        let books = reader.books();
+        assert!(books.balanced, "{what}: {books:?}");
+        assert_eq!(books.transport[0].rows.set_aside, 10, "{what}");
+        assert_eq!(reader.health().set_aside_segments, 1, "{what}");
+    }
+}
+
+#[test]
+fn a_damaged_active_segment_has_a_loss_with_an_open_end() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    fill(&mut buffer, 2);
+    rig.kill(buffer, reader);
+    std::fs::write(segments(&rig)[1].join("db"), vec![0x5a; 600_000]).unwrap();
+    let (_buffer, reader) = rig.start();
+    let taken = reader.take(usize::MAX);
+    assert_eq!(ranges_of(&taken, 0), [(11, None)]);
+    assert_eq!(taken.iter().filter_map(|s| s.seq).collect::<Vec<_>>(), [(1, 10)]);
+    assert!(walk(&rig.folder()).iter().any(|p| p.to_str().unwrap().contains("/bad-")));
+}
+
+#[test]
+fn a_cut_snapshot_does_not_cost_the_segment() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    fill(&mut buffer, 1);
+    drop(reader);
+    buffer.close();
+    // sled writes its snapshot when it opens a log that has grown.
+    let (buffer, reader) = rig.start();
+    drop(reader);
+    buffer.close();
+    let snapshots: Vec<_> = walk(&rig.folder())
+        .into_iter()
+        .filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("snap."))
+        .collect();
+    assert!(!snapshots.is_empty(), "sled writes none any more: this test tests nothing");
+    for path in snapshots {
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    let (_buffer, reader) = rig.start();
+    assert_eq!(reader.take(usize::MAX).iter().filter_map(|s| s.seq).collect::<Vec<_>>(), [(1, 10)]);
+}
+
+#[test]
+fn without_its_manifest_the_buffer_is_found_again_from_the_segments() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    fill(&mut buffer, 2);
+    drop(reader);
+    buffer.close();
+    std::fs::write(rig.folder().join("manifest.json"), b"{").unwrap();
+    let (buffer, reader) = rig.start();
+    assert_eq!(reader.take(usize::MAX).iter().filter_map(|s| s.seq).collect::<Vec<_>>(), [(1, 10), (11, 20)]);
+    assert_eq!(buffer.previous(&machine(0), &category()).unwrap().last_seq, 20);
+    assert!(reader.books().sums_hold());
+}
+
+#[test]
+fn at_the_cap_the_oldest_or_the_newest_rows_give_way_and_are_declared() {
+    for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
+        let mut rig = Rig::new();
+        (rig.max_bytes, rig.when_full) = (12 * 1024 * 1024, when_full);
+        let (mut buffer, reader) = rig.start();
+        let mut next = 1;
+        let mut refused = 0;
+        for _ in 0..60 {
+            let rows = (0..4).map(|i| new_rows(&mut buffer, 0, next + 10 * i, 10, 100_000)).collect();
+            match buffer.flush(&group(rows)) {
+                Flushed::Stored => {}
+                Flushed::Refused => refused += 40,
+                Flushed::DiskDead => panic!("the disk is well"),
+            }
+            next += 40;
+            let on_disk = super::super::disk::folder_bytes(&rig.folder());
+            assert!(on_disk <= rig.max_bytes, "{when_full:?}: {on_disk}");
+        }
+        let books = reader.books();
+        let rows = books.transport[0].rows;
+        assert!(books.balanced, "{books:?}");
+        assert_eq!((rows.numbered, rows.waiting + rows.dropped), (2400, 2400));
+        assert!(rows.dropped > 500 && rows.waiting > 100, "{when_full:?}: {rows:?}");
+        let taken = reader.take(usize::MAX);
+        let (_, to) = ranges_of(&taken, 0)[0];
+        let mut seen: Vec<u64> = taken.iter().filter_map(|s| s.seq).flat_map(|(a, b)| a..=b).collect();
+        let lost = losses(&taken).remove(&stream_id(1, 0)).unwrap();
+        seen.extend(lost.iter().flat_map(|l| l.closed_ranges().ranges().flatten().collect::<Vec<_>>()));
+        seen.sort_unstable();
+        assert_eq!(seen, (1..=2400).collect::<Vec<_>>(), "{when_full:?}: every row is there or declared");
+        match when_full {
+            WhenFull::DropOldest => assert_eq!((refused, to), (0, Some(rows.dropped))),
+            WhenFull::DropNewest => assert_eq!((refused, to), (rows.dropped, Some(2400))),
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_turns_into_pass_through_and_back() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    fill(&mut buffer, 1);
+    rig.disk.is_full.store(true, Ordering::SeqCst);
+    let rows = vec![new_rows(&mut buffer, 0, 11, 5, 100)];
+    let passing = group(rows);
+    assert_eq!(buffer.flush(&passing), Flushed::DiskDead);
+    assert!(reader.health().pass_through.unwrap().contains("space"), "the reason is named");
+    let told = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&told);
+    buffer.pass(&passing, Done(vec![Box::new(move || tell.store(true, Ordering::SeqCst))]));
+    let taken = reader.take(usize::MAX);
+    assert_eq!(
+        taken.iter().filter_map(|s| s.seq).collect::<Vec<_>>(),
+        [(11, 15), (1, 10)],
+        "both can be read"
+    );
+    assert!(!told.load(Ordering::SeqCst));
+    reader.acknowledge(&positions(&taken));
+    assert!(told.load(Ordering::SeqCst), "the source is told when Kafka has it");
+    rig.disk.is_full.store(false, Ordering::SeqCst);
+    buffer.revive();
+    assert_eq!(reader.health().pass_through, None);
+    let rows = vec![new_rows(&mut buffer, 0, 16, 1, 100)];
+    assert_eq!(buffer.flush(&group(rows)), Flushed::Stored);
+    let books = reader.books();
+    assert!(books.balanced);
+    assert_eq!((books.transport[0].rows.numbered, books.transport[0].rows.waiting), (16, 1));
+}

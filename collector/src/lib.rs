@@ -12,4 +12,6 @@ pub mod features;
 
 pub mod serve;
 
+pub mod audit;
+
 pub mod clock;

@@ -246,11 +246,6 @@ impl Chain {
         heard.map(|s| clock(s.topic.as_deref())).max().map_or(Low::Silent, Low::GivenUp)
     }
 
-    /// Gives the newest event time of the contiguous rows.
-    pub(crate) fn newest_us(&self) -> Option<i64> {
-        self.streams.values().map(|s| s.newest_us).max().filter(|us| *us > i64::MIN)
-    }
-
     /// Forgets older streams that are complete and behind, so that restarts of an agent leave nothing.
     pub(crate) fn prune(&mut self) {
         let heads: Vec<(u64, u64, u64)> = self

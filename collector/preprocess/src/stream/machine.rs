@@ -59,7 +59,8 @@ pub(super) struct Machine {
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
     version: u32,
-    views: Vec<(String, u32, u64, i64)>,
+    /// Name, version, graph, closed until.
+    views: Vec<(String, u32, u64, Option<i64>)>,
     chains: Vec<(String, String, Chain, Vec<String>)>,
 }
 
@@ -178,18 +179,24 @@ impl Machine {
         for open in &mut self.views {
             let carriers = self.carriers.values();
             let mine = carriers.filter(|c| open.view.tags.iter().any(|tag| c.tags.contains(&tag.name)));
-            let lows =
-                mine.map(|c| c.chain.low(open.view.lateness_us, stall_after_us, |topic| clocks.of(topic)));
+            let low =
+                |c: &Carrier| c.chain.low(open.view.lateness_us, stall_after_us, |topic| clocks.of(topic));
+            let lows: Vec<Low> = mine.map(low).collect();
             let subject = Subject {
                 view: &open.view,
                 machine: &self.name,
                 history: &self.history,
                 places: &open.places,
             };
-            let Some(complete_us) = complete(lows, &subject, stall_after_us, &mut self.waits_for_clock)
-            else {
-                continue;
+            let complete_us = if lows.is_empty() {
+                // No stream carries its tags: time passes over it all the same, at a distance, so that a
+                // restart need not look for them in the whole lake.
+                let others = complete(self.carriers.values().map(low), &subject, stall_after_us, &mut false);
+                others.map(|us| us.saturating_sub(stall_after_us).saturating_sub(HOUR_US))
+            } else {
+                complete(lows.into_iter(), &subject, stall_after_us, &mut self.waits_for_clock)
             };
+            let Some(complete_us) = complete_us.filter(|us| *us > 0) else { continue };
             let before = open.closed_until_us;
             match open.view.window {
                 Window::Sliding { every_us, .. } => {
@@ -284,9 +291,9 @@ impl Machine {
     }
 
     pub(super) fn save(&self) -> Vec<u8> {
-        let views = self.views.iter().filter_map(|open| {
+        let views = self.views.iter().map(|open| {
             let schema = &open.view.schema;
-            Some((schema.name.to_string(), schema.version, schema.graph_hash, self.position_us(open)?))
+            (schema.name.to_string(), schema.version, schema.graph_hash, open.closed_until_us)
         });
         let chains = self.carriers.iter().map(|((agent, category), carrier)| {
             let tags = carrier.tags.iter().map(ToString::to_string).collect();
@@ -296,25 +303,12 @@ impl Machine {
         serde_json::to_vec(&saved).unwrap_or_default()
     }
 
-    /// Gives the time before which a restart needs no window: all are closed, or there was nothing.
-    fn position_us(&self, open: &Open) -> Option<i64> {
-        let subject =
-            Subject { view: &open.view, machine: &self.name, history: &self.history, places: &open.places };
-        let every_us = open.view.window.every_us();
-        let begin = || subject.next_point(i64::MIN).map(|first| last_multiple(first, every_us));
-        let heard = || {
-            let chains = self.carriers.values().filter_map(|carrier| carrier.chain.newest_us());
-            chains.min().map(|us| last_multiple(us, every_us))
-        };
-        open.closed_until_us.or_else(begin).or_else(heard)
-    }
-
     pub(super) fn restore(&mut self, bytes: &[u8]) {
         let Ok(saved) = serde_json::from_slice::<Saved>(bytes) else { return };
         if saved.version != SAVED_VERSION {
             return;
         }
-        let newest = saved.views.iter().map(|view| view.3).max();
+        let newest = saved.views.iter().filter_map(|view| view.3).max();
         for open in &mut self.views {
             let schema = &open.view.schema;
             let known = saved.views.iter().find(|(name, version, hash, _)| {
@@ -322,7 +316,7 @@ impl Machine {
             });
             // A view that is new here begins where the others stand; a backfill makes what lies before (F12).
             open.closed_until_us = match (known, newest) {
-                (Some(known), _) => Some(known.3),
+                (Some(known), _) => known.3,
                 (None, newest) => newest.map(|us| last_multiple(us, open.view.window.every_us())),
             };
         }
@@ -373,12 +367,9 @@ fn slide(
     closed: &mut Vec<FeatureRow>,
 ) {
     let last_end = last_multiple(complete_us, every_us);
-    let Some(mut until) = closed_until.or_else(|| {
-        subject.next_point(i64::MIN).map(|first| next_multiple(first, every_us).saturating_sub(every_us))
-    }) else {
-        return;
-    };
-    if until >= last_end {
+    let begin = || subject.next_point(i64::MIN).map(|first| last_multiple(first, every_us));
+    let mut until = closed_until.or_else(begin).unwrap_or(last_end);
+    if closed_until.is_some_and(|_| until >= last_end) || until > last_end {
         return;
     }
     while until < last_end {
@@ -406,12 +397,9 @@ fn cells(
     closed: &mut Vec<FeatureRow>,
 ) {
     let last_end = last_multiple(complete_us, cell_us);
-    let Some(first) =
-        closed_until.or_else(|| subject.next_point(i64::MIN).map(|t| last_multiple(t, cell_us)))
-    else {
-        return;
-    };
-    if first >= last_end {
+    let begin = || subject.next_point(i64::MIN).map(|first| last_multiple(first, cell_us));
+    let first = closed_until.or_else(begin).unwrap_or(last_end);
+    if closed_until.is_some_and(|_| first >= last_end) || first > last_end {
         return;
     }
     let mut until = first;

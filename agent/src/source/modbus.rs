@@ -1,21 +1,24 @@
 //! Modbus TCP: one task per bus asks its devices for their tags and delivers a row per category.
+//!
+//! Data flows through the modules in this order: `plan` groups a device's tags into requests,
+//! `connection` asks them, `decode` reads the replies, `readings` decides what is worth reporting and
+//! makes the rows. `unit` and `backoff` remember how each device behaves; `poll` drives all of it. Only
+//! `connection` and `poll` do I/O.
 
-use std::sync::Arc;
+pub mod plan;
 
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+mod backoff;
+mod births;
+mod connection;
+pub mod decode;
+mod poll;
+mod readings;
+mod unit;
 
-use crate::clock::Clock;
-use crate::config::Bus;
-use crate::delivery::Delivery;
+pub use births::streams;
+pub use poll::run;
 
-/// Polls the devices of one bus until it is told to stop or nobody takes the deliveries.
-pub async fn run(
-    bus: Bus,
-    clock: Arc<dyn Clock>,
-    deliveries: mpsc::Sender<Delivery>,
-    stop: CancellationToken,
-) {
-    let _ = (bus, clock, deliveries);
-    stop.cancelled().await;
-}
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod script;

@@ -1,0 +1,143 @@
+//! What the streams of a bus hold, as their births tell it (D1).
+
+use std::collections::BTreeMap;
+
+use millrace_protocol::{BirthTag, Category, Reporting};
+
+use super::decode::Decoder;
+use super::readings::DEFAULT_MAX_INTERVAL;
+use crate::config::{Bus, Convert, Decode, Device, NumberKind, Table, Tag};
+use crate::delivery::NewTags;
+
+/// Gives every stream of a bus, with every tag: what the batch stage must know at start (D7).
+#[must_use]
+pub fn streams(bus: &Bus) -> Vec<NewTags> {
+    bus.devices.iter().flat_map(|device| streams_of(bus, device)).collect()
+}
+
+fn streams_of(bus: &Bus, device: &Device) -> Vec<NewTags> {
+    let mut categories: BTreeMap<&Category, Vec<BirthTag>> = BTreeMap::new();
+    for tag in &device.tags {
+        categories.entry(&tag.category).or_default().push(birth_tag(bus, device, tag));
+    }
+    let attributes: Vec<_> = device.attributes.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let stream = |(category, tags): (&Category, Vec<BirthTag>)| NewTags {
+        machine: device.machine.clone(),
+        category: category.clone(),
+        tags: tags.into(),
+        attributes: attributes.clone(),
+    };
+    categories.into_iter().map(stream).collect()
+}
+
+fn birth_tag(bus: &Bus, device: &Device, tag: &Tag) -> BirthTag {
+    let us = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+    let max_interval = tag.max_interval.or(tag.deadband.map(|_| DEFAULT_MAX_INTERVAL));
+    let interval_us = us(device.poll_interval);
+    BirthTag {
+        name: tag.name.as_str().into(),
+        value_type: Some(Decoder::new(tag).value_type()),
+        unit: tag.unit.as_deref().map(Into::into),
+        source: source(bus, device, tag).into(),
+        reporting: max_interval.map_or(Reporting::Cyclic { interval_us }, |longest| Reporting::ByException {
+            max_interval_us: us(longest),
+        }),
+        // F3
+        hold_us: max_interval.map_or(interval_us, us).saturating_mul(2),
+        counter_modulus: match &tag.convert {
+            Convert::Counter { modulus } => Some(*modulus),
+            Convert::None | Convert::Linear { .. } | Convert::Enum(_) => None,
+        },
+    }
+}
+
+/// Writes where a tag comes from as an installer would (`line-a unit 3 holding 100 f32 ABCD`).
+fn source(bus: &Bus, device: &Device, tag: &Tag) -> String {
+    let table = match tag.table {
+        Table::Coil => "coil",
+        Table::Discrete => "discrete",
+        Table::Input => "input",
+        Table::Holding => "holding",
+    };
+    let kind = match &tag.decode {
+        Decode::Bool => "bool".to_owned(),
+        Decode::Bit(bit) => format!("bit {bit}"),
+        Decode::Text { length, .. } => format!("string {length}"),
+        Decode::Number { kind, order } => number(*kind, order),
+    };
+    format!("{} unit {} {table} {} {kind}", bus.name, device.unit_id, tag.address)
+}
+
+fn number(kind: NumberKind, order: &[u8]) -> String {
+    let (word, is_ordered) = match kind {
+        NumberKind::U8High => ("u8 high", false),
+        NumberKind::U8Low => ("u8 low", false),
+        NumberKind::I8High => ("i8 high", false),
+        NumberKind::I8Low => ("i8 low", false),
+        NumberKind::U16 => ("u16", true),
+        NumberKind::I16 => ("i16", true),
+        NumberKind::U32 => ("u32", true),
+        NumberKind::I32 => ("i32", true),
+        NumberKind::U64 => ("u64", true),
+        NumberKind::I64 => ("i64", true),
+        NumberKind::F32 => ("f32", true),
+        NumberKind::F64 => ("f64", true),
+        NumberKind::Bcd16 => ("bcd16", true),
+        NumberKind::Bcd32 => ("bcd32", true),
+    };
+    if !is_ordered {
+        return word.to_owned();
+    }
+    // The letter A is the most significant byte; the word shows the letters as they are sent.
+    let letter = |sent: usize| order.iter().position(|&place| usize::from(place) == sent);
+    let letters = (0..order.len()).map(|sent| letter(sent).and_then(|l| ('A'..='H').nth(l)).unwrap_or('?'));
+    format!("{word} {}", letters.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn births_say_where_a_tag_comes_from_how_it_is_reported_and_how_long_it_holds() {
+        let mut swapped = sample::number("t", Table::Holding, 100, NumberKind::F32);
+        swapped.decode = Decode::Number { kind: NumberKind::F32, order: vec![2, 3, 0, 1] };
+        swapped.deadband = Some(0.5);
+        let mut parts = sample::number("parts", Table::Input, 7, NumberKind::U8Low);
+        parts.convert = Convert::Counter { modulus: 256 };
+        parts.max_interval = Some(Duration::from_secs(5));
+        let mut coil = sample::bit("coil", Table::Coil, 3);
+        coil.category = Category::new("alarm").unwrap();
+        let bus = sample::bus("127.0.0.1:0", vec![sample::device(3, vec![swapped, parts, coil])]);
+        let streams = streams(&bus);
+        let names: Vec<_> = streams.iter().map(|s| (s.category.as_str(), s.tags.len())).collect();
+        assert_eq!(names, [("alarm", 1), ("telemetry", 2)]);
+        let lines: Vec<_> = streams
+            .iter()
+            .flat_map(|s| s.tags.iter())
+            .map(|t| (t.source.to_string(), t.reporting, t.hold_us, t.counter_modulus))
+            .collect();
+        let by_exception = |max_interval_us| Reporting::ByException { max_interval_us };
+        assert_eq!(
+            lines,
+            [
+                (
+                    "line-a unit 3 coil 3 bool".to_owned(),
+                    Reporting::Cyclic { interval_us: 1_000 },
+                    2_000,
+                    None
+                ),
+                (
+                    "line-a unit 3 holding 100 f32 CDAB".to_owned(),
+                    by_exception(60_000_000),
+                    120_000_000,
+                    None
+                ),
+                ("line-a unit 3 input 7 u8 low".to_owned(), by_exception(5_000_000), 10_000_000, Some(256)),
+            ]
+        );
+    }
+}

@@ -69,27 +69,31 @@ struct Shared {
     refused: IntCounter,
 }
 
+impl Shared {
+    fn new(serving: Serving) -> Self {
+        let counter = |name: &str, help: &str| {
+            #[expect(clippy::expect_used, reason = "the names are constants of the right form")]
+            let counter = IntCounter::new(name, help).expect("a valid metric name");
+            // A second router over one registry counts for itself only.
+            let _duplicate = serving.registry.register(Box::new(counter.clone()));
+            counter
+        };
+        let [answered, refused] = ["answered", "refused"].map(|outcome| {
+            let name = format!("millrace_collector_serve_{outcome}_total");
+            counter(&name, &format!("Requests for online features that were {outcome}."))
+        });
+        let references = |service: &NamedService| {
+            let parts = service.features.iter();
+            parts.flat_map(|part| part.features.iter().map(move |f| format!("{}:{f}", part.view))).collect()
+        };
+        let services = serving.services.iter().map(|s| (s.name.to_string(), references(s))).collect();
+        Self { serving, services, answered, refused }
+    }
+}
+
 /// Makes the routes. Further ones can be merged to them.
 #[must_use]
 pub fn router(serving: Serving) -> Router {
-    let counter = |name: &str, help: &str| {
-        #[expect(clippy::expect_used, reason = "the names are constants of the right form")]
-        let counter = IntCounter::new(name, help).expect("a valid metric name");
-        // A second router over one registry counts for itself only.
-        let _duplicate = serving.registry.register(Box::new(counter.clone()));
-        counter
-    };
-    let answered = counter(
-        "millrace_collector_serve_answered_total",
-        "Requests for online features that were answered.",
-    );
-    let refused =
-        counter("millrace_collector_serve_refused_total", "Requests for online features that were refused.");
-    let references = |service: &NamedService| {
-        let parts = service.features.iter();
-        parts.flat_map(|part| part.features.iter().map(move |f| format!("{}:{f}", part.view))).collect()
-    };
-    let services = serving.services.iter().map(|s| (s.name.to_string(), references(s))).collect();
     Router::new()
         .route("/get-online-features", post(get_online_features))
         .route("/health", get(|| async {}))
@@ -97,7 +101,7 @@ pub fn router(serving: Serving) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/", get(newest_page))
-        .with_state(Arc::new(Shared { serving, services, answered, refused }))
+        .with_state(Arc::new(Shared::new(serving)))
 }
 
 /// Answers requests until `stop`, then ends the open ones.
@@ -171,5 +175,7 @@ async fn newest_page(State(shared): State<Arc<Shared>>) -> Html<String> {
     Html(page::newest(&shared.serving.newest, &shared.serving.project, now_us))
 }
 
+#[cfg(test)]
+mod feast_tests;
 #[cfg(test)]
 mod tests;

@@ -106,7 +106,7 @@ impl OfflineError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Sql { .. } => true,
+            Self::Sql { source, .. } => sql::is_transient(source),
             Self::NameClash { .. }
             | Self::Changed { .. }
             | Self::Shape { .. }

@@ -33,8 +33,8 @@ const SIDE_TABLE: &str = "CREATE TABLE IF NOT EXISTS millrace_online (view TEXT 
      created_us INTEGER NOT NULL, revision INTEGER NOT NULL, coverage REAL NOT NULL, \
      swept INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (view, entity)) WITHOUT ROWID";
 
-/// Why the online store could not be read or written. Nothing is changed then; every cause may pass (a lock, a
-/// full disk), and whatever is missing is pushed again by [`OnlineStore::rebuild`].
+/// Why the online store could not be read or written. Nothing is changed then, and whatever is missing is pushed
+/// again by [`OnlineStore::rebuild`].
 #[derive(Debug, thiserror::Error)]
 #[error("online store: cannot {what}")]
 pub struct OnlineError {
@@ -49,10 +49,10 @@ impl OnlineError {
         move |source| Self { what, source }
     }
 
-    /// Tells whether trying again later can help: it always can.
+    /// Tells whether trying again later can help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        true
+        sql::is_transient(&self.source)
     }
 }
 

@@ -1,18 +1,9 @@
-//! The SQL client's names that the feature stores use, in one place.
+//! What the feature stores need of SQL beside the lake's client.
 
-pub(super) use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
+pub(super) use crate::lake::db::{
+    AssertSqlSafe, Connection, Error, Executor, Row, SqliteArguments, SqliteConnectOptions, SqliteConnection,
+    SqliteJournalMode, SqliteRow, SqliteSynchronous, bind, is_transient, query_with,
 };
-pub(super) use sqlx::{AssertSqlSafe, Connection, Error, Executor, Row, TypeInfo, ValueRef, query_with};
-
-/// Adds a value to a statement's arguments.
-pub(super) fn bind<'q, T>(arguments: &mut SqliteArguments, value: T)
-where
-    T: sqlx::Encode<'q, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
-{
-    let added = sqlx::Arguments::add(arguments, value);
-    debug_assert!(added.is_ok(), "numbers, texts and bytes are always encoded");
-}
 
 /// Quotes a name for SQL.
 pub(super) fn quoted(name: &str) -> String {

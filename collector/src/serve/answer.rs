@@ -24,16 +24,17 @@ pub(super) enum Compat {
 const EPOCH: &str = "\"1970-01-01T00:00:00Z\"";
 
 /// One feature that is asked for.
-struct Column<'a> {
+struct Column {
     /// Place of the view among those of the request.
     view: usize,
-    /// Place of the feature in its view; `None` if the view has no such feature.
-    feature: Option<usize>,
+    /// Place of the feature in its view.
+    feature: usize,
     /// Its name in the answer.
     name: String,
-    /// For the check of equal names.
-    reference: &'a str,
 }
+
+/// A join key with its column of values.
+type JoinKey<'a> = (&'a str, &'a [EntityValue]);
 
 /// A view that is asked for, with the rows of the entities.
 struct Asked<'a> {
@@ -58,10 +59,13 @@ pub(super) fn answer(
         })?,
         None => &request.features,
     };
+    if references.is_empty() {
+        return Err(Problem::Other("No features specified for retrieval".to_owned()));
+    }
     let (slots, columns) = resolve(serving, references, request.full_feature_names)?;
     let keys = join_keys(request, &slots)?;
     let rows = keys.first().map_or(0, |(_, values)| values.len());
-    let asked: Vec<_> = slots.iter().map(|slot| ask(slot, request)).collect::<Result<_, _>>()?;
+    let asked: Vec<_> = slots.iter().map(|slot| ask(slot, request, &keys)).collect::<Result<_, _>>()?;
     let cell = if request.include_freshness { 96 } else { 64 };
     let mut out = String::with_capacity(256 + (columns.len() + keys.len()) * (96 + cell * rows));
     out.push_str("{\"results\":[");
@@ -96,11 +100,11 @@ pub(super) fn answer(
 }
 
 /// Finds the views and features that are asked for, and refuses two of one name.
-fn resolve<'a, 'r>(
+fn resolve<'a>(
     serving: &'a Serving,
-    references: &'r [String],
+    references: &[String],
     full_names: bool,
-) -> Result<(Vec<&'a Slot>, Vec<Column<'r>>), Problem> {
+) -> Result<(Vec<&'a Slot>, Vec<Column>), Problem> {
     let mut slots: Vec<&Slot> = Vec::new();
     let mut places: Vec<usize> = Vec::new();
     let mut columns = Vec::with_capacity(references.len());
@@ -119,8 +123,11 @@ fn resolve<'a, 'r>(
             slots.len() - 1
         });
         let name = if full_names { format!("{view}__{feature}") } else { feature.to_owned() };
-        let feature = slot.view.schema.features.iter().position(|column| &*column.name == feature);
-        columns.push(Column { view: view_place, feature, name, reference });
+        let found = slot.view.schema.features.iter().position(|column| &*column.name == feature);
+        let Some(feature) = found else {
+            return Err(Problem::Other(format!("'Feature {feature} not found in projection {view}'")));
+        };
+        columns.push(Column { view: view_place, feature, name });
     }
     let mut seen = HashSet::with_capacity(columns.len());
     let mut names: Vec<String> = columns
@@ -133,10 +140,7 @@ fn resolve<'a, 'r>(
 }
 
 /// Gives the columns of join keys that the views have, in the order of the request.
-fn join_keys<'a>(
-    request: &'a Request,
-    slots: &[&Slot],
-) -> Result<Vec<(&'a str, &'a [EntityValue])>, Problem> {
+fn join_keys<'a>(request: &'a Request, slots: &[&Slot]) -> Result<Vec<JoinKey<'a>>, Problem> {
     let columns = &request.entities.0;
     let Some((_, first)) = columns.first() else {
         return Err(Problem::Other("'pop from an empty set'".to_owned()));
@@ -148,19 +152,15 @@ fn join_keys<'a>(
     Ok(columns.iter().filter(|(name, _)| known(name)).map(|(name, values)| (&**name, &**values)).collect())
 }
 
-fn ask<'a>(slot: &'a Slot, request: &Request) -> Result<Asked<'a>, Problem> {
+fn ask<'a>(slot: &'a Slot, request: &Request, keys: &[JoinKey<'_>]) -> Result<Asked<'a>, Problem> {
     let entity = &*slot.view.schema.entity;
-    let column = request.entities.0.iter().find(|(name, values)| name == entity && !values.is_empty());
-    let Some((_, values)) = column else {
-        let names: Vec<_> = request.entities.0.iter().map(|(name, _)| format!("'{name}'")).collect();
-        return Err(Problem::Other(format!(
-            "Missing join key values for keys: ['{entity}']. No values provided for keys: ['{entity}']. Provided \
-             join_key_values: [{}]",
-            names.join(", ")
-        )));
+    let Some((_, values)) = keys.iter().find(|(name, values)| *name == entity && !values.is_empty()) else {
+        return Err(no_values(entity, request, keys));
     };
-    // What is not a text is no machine's name, and neither is the empty text.
-    let rows = slot.rows(values.iter().map(|value| value.text().unwrap_or_default()));
+    if values.iter().any(|value| value.0.is_none()) {
+        return Err(Problem::Other(format!("a value of the join key '{entity}' is null")));
+    }
+    let rows = slot.rows(values.iter().map(|value| value.0.as_deref().unwrap_or_default()));
     let time = |row: &Option<Arc<Served>>| match row {
         Some(row) => timestamp(row.event_us),
         None => EPOCH.to_owned(),
@@ -169,14 +169,21 @@ fn ask<'a>(slot: &'a Slot, request: &Request) -> Result<Asked<'a>, Problem> {
     Ok(Asked { slot, rows, times })
 }
 
+/// Says what Feast says, in the quotes that Python puts around the text of a `KeyError`.
+fn no_values(entity: &str, request: &Request, keys: &[JoinKey<'_>]) -> Problem {
+    let missing = request.entities.0.iter().all(|(name, _)| name != entity);
+    let missing = if missing { format!("'{entity}'") } else { String::new() };
+    let provided: Vec<_> = keys.iter().map(|(name, _)| format!("'{name}'")).collect();
+    Problem::Other(format!(
+        "\"Missing join key values for keys: [{missing}]. No values provided for keys: ['{entity}']. Provided \
+         join_key_values: [{}]\"",
+        provided.join(", ")
+    ))
+}
+
 fn push_key(out: &mut String, values: &[EntityValue], freshness: bool) {
     out.push_str("{\"values\":[");
-    push_list(out, values, |out, value| match value {
-        EntityValue::Text(text) => push_string(out, text),
-        EntityValue::Other(json) => {
-            let _infallible = write!(out, "{json}");
-        }
-    });
+    push_list(out, values, |out, value| push_string(out, value.0.as_deref().unwrap_or_default()));
     out.push_str("],\"statuses\":[");
     push_list(out, values, |out, _| out.push_str("\"PRESENT\""));
     out.push_str("],\"event_timestamps\":[");
@@ -195,22 +202,20 @@ fn push_key(out: &mut String, values: &[EntityValue], freshness: bool) {
 fn push_feature(
     out: &mut String,
     asked: &Asked<'_>,
-    feature: Option<usize>,
+    feature: usize,
     freshness: bool,
     compat: Compat,
     now_us: i64,
 ) {
     let ttl_us = asked.slot.view.schema.ttl_us;
-    let value = |row: &Served| feature.and_then(|place| row.values.get(place)).cloned();
     out.push_str("{\"values\":[");
-    push_list(out, &asked.rows, |out, row| match row.as_deref().and_then(|row| row.values.get(feature?)) {
+    push_list(out, &asked.rows, |out, row| match row.as_deref().and_then(|row| row.values.get(feature)) {
         Some(value) => push_value(out, value),
         None => out.push_str("null"),
     });
     out.push_str("],\"statuses\":[");
     push_list(out, &asked.rows, |out, row| {
         out.push_str(match row.as_deref() {
-            Some(row) if feature.is_none() || value(row).is_none() => "\"NOT_FOUND\"",
             Some(row) if compat == Compat::Go && is_outside(now_us, row.event_us, ttl_us) => {
                 "\"OUTSIDE_MAX_AGE\""
             }
@@ -219,7 +224,7 @@ fn push_feature(
         });
     });
     out.push_str("],\"event_timestamps\":[");
-    push_list(out, &asked.times, |out, time| out.push_str(if feature.is_some() { time } else { EPOCH }));
+    push_list(out, &asked.times, |out, time| out.push_str(time));
     out.push(']');
     if freshness {
         push_freshness(out, &asked.rows, now_us);

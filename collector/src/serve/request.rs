@@ -7,6 +7,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value as Json, json};
 
 use super::problem::Problem;
+use crate::features::feast::{Value, value_text};
 
 /// What is asked.
 #[derive(Debug, Default, Deserialize)]
@@ -29,26 +30,14 @@ pub(super) struct Request {
 #[derive(Debug, Default)]
 pub(super) struct Entities(pub(super) Vec<(String, Vec<EntityValue>)>);
 
-/// An entity's value; only a text can be found, everything else is given back as it came.
+/// An entity's value as text, which is what Feast makes of every value of a string entity; `None` for null.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum EntityValue {
-    Text(String),
-    Other(Json),
-}
-
-impl EntityValue {
-    pub(super) fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Other(_) => None,
-        }
-    }
-}
+pub(super) struct EntityValue(pub(super) Option<String>);
 
 impl<'de> Deserialize<'de> for EntityValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reader;
-        impl<'de> Visitor<'de> for Reader {
+        impl Visitor<'_> for Reader {
             type Value = EntityValue;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,31 +45,27 @@ impl<'de> Deserialize<'de> for EntityValue {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<EntityValue, E> {
-                Ok(EntityValue::Text(text.to_owned()))
-            }
-
-            fn visit_string<E>(self, text: String) -> Result<EntityValue, E> {
-                Ok(EntityValue::Text(text))
+                Ok(EntityValue(Some(text.to_owned())))
             }
 
             fn visit_i64<E>(self, number: i64) -> Result<EntityValue, E> {
-                Ok(EntityValue::Other(json!(number)))
+                Ok(EntityValue(Some(number.to_string())))
             }
 
             fn visit_u64<E>(self, number: u64) -> Result<EntityValue, E> {
-                Ok(EntityValue::Other(json!(number)))
+                Ok(EntityValue(Some(number.to_string())))
             }
 
             fn visit_f64<E>(self, number: f64) -> Result<EntityValue, E> {
-                Ok(EntityValue::Other(json!(number)))
+                Ok(EntityValue(value_text(&Value::Float64(number))))
             }
 
             fn visit_bool<E>(self, truth: bool) -> Result<EntityValue, E> {
-                Ok(EntityValue::Other(json!(truth)))
+                Ok(EntityValue(value_text(&Value::Bool(truth))))
             }
 
             fn visit_unit<E>(self) -> Result<EntityValue, E> {
-                Ok(EntityValue::Other(Json::Null))
+                Ok(EntityValue(None))
             }
         }
         deserializer.deserialize_any(Reader)

@@ -20,6 +20,7 @@ def training_set(entity_df, features, repo_path=Path(__file__).parent, full_feat
 
     `features` is a feature service or a list of "view:feature". Without `filter_by_created_timestamp`
     (off in Feast unless asked for) late data and corrections would leak into rows from before they arrived.
+    Feast's file store leaves out rows for which nothing was known yet.
     """
     store = FeatureStore(repo_path=str(repo_path))
     if isinstance(features, str):

@@ -91,6 +91,7 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .into_iter()
         .map(|k| (strsim::damerau_levenshtein(name, k), k))
         .min_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.cmp(b.1)))?;
-    let limit = (name.chars().count() / 3).max(1) + usize::from(name.len() > 4);
-    (best.0 <= limit).then(|| format!("did you mean {:?}?", best.1))
+    let length = name.chars().count();
+    let limit = (length / 3).max(1) + usize::from(length > 3);
+    (best.0 <= limit && best.0 < length).then(|| format!("did you mean {:?}?", best.1))
 }

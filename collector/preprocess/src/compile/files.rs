@@ -235,6 +235,7 @@ fn view(section: &Section<'_>) -> Option<RawView> {
         if let Some(value) = section.get(key) {
             let message = "views over the rows of another view (from, group) come with a later release";
             section.report.say(value.span(), message);
+            section.refuse();
             return None;
         }
     }

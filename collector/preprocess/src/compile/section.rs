@@ -1,6 +1,6 @@
 //! One table of a feature file, read key by key; what nobody asked for is a problem.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use toml::Spanned;
@@ -50,6 +50,7 @@ pub(super) struct Section<'a> {
     pub(super) span: Range<usize>,
     table: &'a DeTable<'a>,
     asked: RefCell<Vec<&'static str>>,
+    refused: Cell<bool>,
 }
 
 impl<'a> Section<'a> {
@@ -59,7 +60,14 @@ impl<'a> Section<'a> {
         span: Range<usize>,
         table: &'a DeTable<'a>,
     ) -> Self {
-        Self { report, what: what.to_owned(), span, table, asked: RefCell::default() }
+        Self {
+            report,
+            what: what.to_owned(),
+            span,
+            table,
+            asked: RefCell::default(),
+            refused: Cell::new(false),
+        }
     }
 
     pub(super) fn get(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
@@ -67,8 +75,16 @@ impl<'a> Section<'a> {
         self.table.get(key)
     }
 
+    /// Says that the table as a whole was refused, so that its keys do not matter.
+    pub(super) fn refuse(&self) {
+        self.refused.set(true);
+    }
+
     /// Reports keys that nobody asked for.
     pub(super) fn finish(&self) {
+        if self.refused.get() {
+            return;
+        }
         let asked = self.asked.borrow();
         for (key, _) in self.table {
             let name = key.get_ref().as_ref();

@@ -1,17 +1,173 @@
-//! Golden texts of problems, and what files compile to.
+//! What files compile to, and the golden texts of problems.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use millrace_protocol::MachineName;
 
 use super::*;
 use crate::feature::FeatureType;
 use crate::graph::{Mode, Window};
 
-fn source(text: &str) -> SourceFile {
-    SourceFile { name: "press.toml".to_owned(), text: text.to_owned() }
-}
-
-fn compiled(text: &str) -> Result<Catalog, Vec<String>> {
+fn compiled(text: &str) -> Result<Catalog, Vec<Problem>> {
     let attributes = |name: &str| match name {
         "press.csv" => Ok("machine,line,rated_kw\nhall3/press-01,L1,7.5\n".to_owned()),
         _ => Err("no such file".to_owned()),
     };
-    compile(&[source(text)], &attributes).map_err(|p| p.iter().map(ToString::to_string).collect())
+    compile(&[SourceFile { name: "press.toml".to_owned(), text: text.to_owned() }], &attributes)
+}
+
+const PRESS: &str = r#"
+[[kind]]
+name = "press"
+machines = ["hall3/press-*"]
+attributes_file = "press.csv"
+[kind.tags]
+bearing_temp = { unit = "degC" }
+oil_temp = { unit = "degC" }
+power = { unit = "kW" }
+mode = { type = "text" }
+
+[[signal]]
+name = "state"
+kind = "press"
+debounce = "5 s"
+expr = "case(alarm != 0, 'fault', spindle_rpm > 50, 'run', 'idle')"
+
+[[feature_view]]
+name = "press_health_1m"
+version = 2
+kind = "press"
+mode = "stream"
+where = "state == 'run'"
+window = { size = "1 min", every = "10 s" }
+lateness = "5 s"
+ttl = "1 h"
+[feature_view.features]
+temp_gap = "mean(bearing_temp - oil_temp)"
+energy = "integral(power)"
+load = "mean(power) / attr.rated_kw"
+per_part = "energy / made"
+made = "increase(parts)"
+mode = "last(mode)"
+running = "last(door == true)"
+starts = "count(rising(spindle_rpm > 50))"
+
+[[feature_view]]
+name = "press_day"
+kind = "press"
+mode = "batch"
+run_every = "6 h"
+window = { size = "8 h" }
+[feature_view.features]
+made = "increase(parts)"
+
+[[feature_view]]
+name = "press_now"
+kind = "press"
+window = "latest"
+[feature_view.features]
+bearing_temp = "bearing_temp"
+
+[[feature_service]]
+name = "anomaly"
+features = ["press_health_1m", "press_now:bearing_temp"]
+"#;
+
+#[test]
+fn the_language_of_the_design_compiles() {
+    let catalog = compiled(PRESS).unwrap();
+    let view = catalog.view("press_health_1m").unwrap();
+    let columns: Vec<String> = view
+        .schema
+        .features
+        .iter()
+        .map(|c| format!("{} {:?} {}", c.name, c.feature_type, c.unit.as_deref().unwrap_or("-")))
+        .collect();
+    assert_eq!(
+        columns,
+        [
+            "temp_gap F64 degC",
+            "energy F64 kW*s",
+            "load F64 -",
+            "per_part F64 -",
+            "made F64 -",
+            "mode Text -",
+            "running Bool -",
+            "starts I64 -"
+        ]
+    );
+    assert_eq!((view.schema.version, view.schema.ttl_us, view.lateness_us), (2, 3_600_000_000, 5_000_000));
+    let window = Window::Sliding { size_us: 60_000_000, every_us: 10_000_000, pane_us: None };
+    assert_eq!((view.window, view.mode), (window, Mode::Stream));
+    assert_eq!(view.expression(0), Some("mean(bearing_temp - oil_temp)"));
+    let tags: Vec<&str> = view.feature_tags(0).into_iter().map(|t| &**t).collect();
+    assert_eq!(tags, ["bearing_temp", "oil_temp"]);
+    let mut all: Vec<&str> = view.tags().map(|t| &**t).collect();
+    all.sort_unstable();
+    assert_eq!(all, ["alarm", "bearing_temp", "door", "mode", "oil_temp", "parts", "power", "spindle_rpm"]);
+
+    let day = catalog.view("press_day").unwrap();
+    let pane_us = Some(600_000_000);
+    assert_eq!(day.window, Window::Sliding { size_us: 28_800_000_000, every_us: 28_800_000_000, pane_us });
+    assert_eq!(day.mode, Mode::Batch { run_every_us: 21_600_000_000 });
+    let press = MachineName::new("hall3/press-01").unwrap();
+    assert_eq!(catalog.views_of(&press).count(), 3);
+    assert_eq!(catalog.views_of(&MachineName::new("hall3/saw-1").unwrap()).count(), 0);
+    assert_eq!(catalog.services()[0].features.iter().map(|(_, f)| f.len()).collect::<Vec<_>>(), [8, 1]);
+}
+
+#[test]
+fn the_identity_follows_the_meaning_and_not_the_writing() {
+    let hash = |text: &str| compiled(text).unwrap().view("press_health_1m").unwrap().schema.graph_hash;
+    let same =
+        PRESS.replace("bearing_temp - oil_temp", "(bearing_temp)   -  oil_temp").replace("1 min", "60 s");
+    assert_eq!(hash(PRESS), hash(&same));
+    for (from, to) in [
+        ("bearing_temp - oil_temp", "oil_temp - bearing_temp"),
+        ("every = \"10 s\"", "every = \"20 s\""),
+        ("> 50, 'run'", "> 60, 'run'"),
+        ("debounce = \"5 s\"", "debounce = \"6 s\""),
+        ("lateness = \"5 s\"", "lateness = \"6 s\""),
+        ("where = \"state == 'run'\"", "where = \"state != 'run'\""),
+        ("version = 2", "version = 3"),
+    ] {
+        assert_ne!(hash(PRESS), hash(&PRESS.replacen(from, to, 1)), "{from}");
+    }
+}
+
+/// Each case of `tests/golden/problems.txt` is a file, a line of dashes, and the problems it has.
+#[test]
+fn golden_problems_tell_place_and_remedy() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/problems.txt");
+    let golden = std::fs::read_to_string(&path).unwrap();
+    let (mut written, mut cases) = (String::new(), 0);
+    for case in golden.split("=====\n").filter(|case| !case.trim().is_empty()) {
+        let input = case.split("-----\n").next().unwrap_or_default();
+        let problems = compiled(input).map(|_| Vec::new()).unwrap_or_else(|problems| problems);
+        let _ = write!(written, "=====\n{input}-----\n");
+        for problem in problems {
+            let _ = writeln!(written, "{problem}");
+        }
+        cases += 1;
+    }
+    if std::env::var_os("MILLRACE_BLESS").is_some() {
+        std::fs::write(&path, &written).unwrap();
+    }
+    assert!(cases > 10);
+    assert_eq!(golden, written);
+}
+
+#[test]
+fn no_text_makes_the_compiler_panic_or_hang() {
+    for end in 0..PRESS.len() {
+        if let Some(head) = PRESS.get(..end) {
+            let _ = compiled(head);
+        }
+    }
+    let doubled: String = (1..40).map(|n| format!("f{n} = \"f{m} + f{m}\"\n", m = n - 1)).collect();
+    let head = "[[kind]]\nname=\"k\"\nmachines=[\"*\"]\n[[feature_view]]\nname=\"v\"\nkind=\"k\"\nwindow={size=\"1 s\"}\n";
+    let problems =
+        compiled(&format!("{head}[feature_view.features]\nf0 = \"mean(x)\"\n{doubled}")).unwrap_err();
+    assert!(problems.iter().all(|p| p.message.contains("more than 10000 operators")), "{problems:?}");
 }

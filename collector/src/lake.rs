@@ -1,6 +1,91 @@
-//! The lake: every row, once, with its bits (D16).
+//! The lake in SQLite: every row, once, with its bits (D12, D16; docs/formats/lake.md).
 //!
-//! `db` names the SQL client, `row` turns cells into the columns `vals` and `extra` and back.
+//! `db` names the SQL client, `ddl` makes the tables, `row` turns cells into the columns `vals` and `extra` and
+//! back, `write` puts rows and books into the caller's transaction, `read` gives them back to a worker that starts.
 
 pub mod db;
+pub mod ddl;
+pub mod read;
 pub mod row;
+pub mod write;
+
+use std::path::Path;
+
+use db::SqliteConnection;
+
+/// Why the lake could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LakeError {
+    /// The database refused.
+    #[error("the lake: cannot {what}")]
+    Sql {
+        /// The operation and its subject.
+        what: &'static str,
+        /// The database's reason.
+        #[source]
+        source: db::Error,
+    },
+    /// A stored value cannot be read back.
+    #[error("the lake: {what} cannot be read back: {reason}")]
+    Stored {
+        /// Which value.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tables are of another release.
+    #[error(
+        "the lake has tables of version {found}, this release knows version {known}; run migrate, or use the newer release"
+    )]
+    Version {
+        /// The file's version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// Another worker owns the shard now (D12).
+    #[error("the lake: shard {shard} has another owner now; this one stops")]
+    Fenced {
+        /// Which.
+        shard: i32,
+    },
+}
+
+impl LakeError {
+    /// Tells whether the lake is locked, its disk full or out of reach: waiting may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Sql { source, .. } => db::is_transient(source),
+            Self::Stored { .. } | Self::Version { .. } | Self::Fenced { .. } => false,
+        }
+    }
+
+    pub(crate) const fn sql(what: &'static str) -> impl FnOnce(db::Error) -> Self {
+        move |source| Self::Sql { what, source }
+    }
+
+    pub(crate) fn stored(what: &'static str, reason: impl std::fmt::Display) -> Self {
+        Self::Stored { what, reason: reason.to_string() }
+    }
+}
+
+/// Opens the lake for writing and creates or upgrades its tables.
+///
+/// # Errors
+/// [`LakeError::Sql`] and [`LakeError::Version`].
+pub async fn open(file: &Path) -> Result<SqliteConnection, LakeError> {
+    let mut conn = db::open_writer(file).await.map_err(LakeError::sql("open the database for writing"))?;
+    ddl::migrate(&mut conn).await?;
+    Ok(conn)
+}
+
+/// Opens the lake for reading.
+///
+/// # Errors
+/// [`LakeError::Sql`], when there is no lake, and [`LakeError::Version`].
+pub async fn open_reader(file: &Path) -> Result<SqliteConnection, LakeError> {
+    let mut conn = db::open_reader(file).await.map_err(LakeError::sql("open the database for reading"))?;
+    ddl::check_version(&mut conn).await?;
+    Ok(conn)
+}

@@ -15,3 +15,4 @@ pub mod serve;
 pub mod audit;
 
 pub mod clock;
+pub mod config;

@@ -1,0 +1,87 @@
+//! The collector's configuration, validated. `collector.toml` becomes these types in `config/load.rs`.
+//!
+//! Invariant: a value of these types needs no further check; every problem of the files was reported
+//! with its line and key path before one exists. What a later release brings is refused, never ignored.
+
+mod load;
+mod problem;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use load::{ConfigError, load, read};
+pub use problem::Problem;
+
+/// Everything `collector.toml` and `conf.d` say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[collector] id`; `None`: a dynamic member.
+    pub id: Option<String>,
+    /// `[collector] data_dir`.
+    pub data_dir: PathBuf,
+    /// `[collector] features_dir`: the feature files (preprocessing.md).
+    pub features_dir: PathBuf,
+    /// `[collector] stall_after`: a stream without progress is given up (F5).
+    pub stall_after: Duration,
+    /// `[kafka]`.
+    pub kafka: Kafka,
+    /// `[topics]`: for `topics apply`.
+    pub topics: Topics,
+    /// `[lake] url`: the SQLite file.
+    pub lake_file: PathBuf,
+    /// `[flush]`.
+    pub flush: Flush,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[online_store] url`: the SQLite file.
+    pub online_file: PathBuf,
+    /// `[feast] project`.
+    pub feast_project: String,
+    /// `[serve] listen`; always a loopback address in this release.
+    pub serve_listen: SocketAddr,
+}
+
+/// How to reach Kafka. In this release plain text to loopback brokers only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kafka {
+    /// `host:port` each.
+    pub brokers: Vec<String>,
+    /// First part of every topic's name.
+    pub topic_prefix: String,
+    /// The consumer group whose offsets lag tools read.
+    pub group: String,
+    /// librdkafka consumer options that Millrace does not own itself.
+    pub options: BTreeMap<String, String>,
+}
+
+/// What `topics apply` makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    /// Partitions of every topic, fixed at creation.
+    pub partitions: u32,
+    /// Replicas.
+    pub replication: u32,
+    /// How long Kafka keeps a record.
+    pub retention: Duration,
+}
+
+/// When an open batch is written (D12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flush {
+    /// Not sooner than this after the last one …
+    pub min: Duration,
+    /// … unless so many points wait.
+    pub max_points: usize,
+}
+
+/// Bounds of believable event times; rows beyond them wait in `quarantine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    pub earliest_us: i64,
+    /// How far an event time may lie after its append time.
+    pub ahead: Duration,
+}

@@ -1,0 +1,132 @@
+//! Rows of the lake, as preprocessing takes them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use millrace_preprocess::InputRow;
+use millrace_protocol::{Layout, LayoutColumn, MachineName, RowFlags, StreamId, ValueType};
+
+use crate::lake::db::{self, Row as _, SqliteConnection, SqliteRow, Statement};
+use crate::lake::{LakeError, row};
+
+const WHAT: &str = "read rows of reading";
+
+/// Layouts by their number.
+#[derive(Debug, Default)]
+pub struct Layouts(HashMap<i64, Arc<Layout>>);
+
+impl Layouts {
+    /// Gives a layout.
+    ///
+    /// # Errors
+    /// [`LakeError`].
+    pub async fn get(
+        &mut self,
+        conn: &mut SqliteConnection,
+        layout_id: i64,
+    ) -> Result<Arc<Layout>, LakeError> {
+        if let Some(layout) = self.0.get(&layout_id) {
+            return Ok(Arc::clone(layout));
+        }
+        let select = Statement::new("SELECT tags FROM layout WHERE layout_id = ?").bind(layout_id);
+        let found = select.fetch_optional(conn).await.map_err(LakeError::sql("read a layout"))?;
+        let found =
+            found.ok_or_else(|| LakeError::stored("a layout", format!("number {layout_id} is not there")))?;
+        let tags: String = found.try_get(0).map_err(LakeError::sql("read a layout"))?;
+        let layout = Arc::new(parse_layout(&tags).ok_or_else(|| LakeError::stored("a layout", tags))?);
+        self.0.insert(layout_id, Arc::clone(&layout));
+        Ok(layout)
+    }
+}
+
+fn parse_layout(tags: &str) -> Option<Layout> {
+    let columns: Vec<(String, String)> = serde_json::from_str(tags).ok()?;
+    let columns = columns.into_iter().map(|(tag, word)| {
+        let value_type = ValueType::ALL.into_iter().find(|t| t.name() == word)?;
+        Some(LayoutColumn { tag: tag.into(), value_type })
+    });
+    columns.collect::<Option<Vec<_>>>().map(Layout::new)
+}
+
+/// Reads a machine's rows with `from_us` ≤ event time ≤ `to_us`, ordered by event time, stream and sequence.
+///
+/// # Errors
+/// [`LakeError`]; a row that cannot be read back is named by its stream and sequence.
+pub async fn machine_rows(
+    conn: &mut SqliteConnection,
+    layouts: &mut Layouts,
+    streams: &HashMap<i64, Arc<StreamId>>,
+    machine: &MachineName,
+    from_us: i64,
+    to_us: i64,
+) -> Result<Vec<InputRow>, LakeError> {
+    let select = Statement::new(
+        "SELECT ts, stream_id, seq, append_ts, flags, layout_id, vals, extra FROM reading \
+         WHERE machine_id = (SELECT machine_id FROM machine WHERE name = ?) AND ts >= ? AND ts <= ? \
+         ORDER BY ts, stream_id, seq",
+    );
+    let select = select.bind(machine.as_str().to_owned()).bind(from_us).bind(to_us);
+    let found = select.fetch_all(conn).await.map_err(LakeError::sql(WHAT))?;
+    let mut rows = Vec::with_capacity(found.len());
+    for found in &found {
+        let layout_id: i64 = found.try_get(5).map_err(LakeError::sql(WHAT))?;
+        let layout = layouts.get(conn, layout_id).await?;
+        rows.push(decode(found, layout, streams)?);
+    }
+    Ok(rows)
+}
+
+fn decode(
+    found: &SqliteRow,
+    layout: Arc<Layout>,
+    streams: &HashMap<i64, Arc<StreamId>>,
+) -> Result<InputRow, LakeError> {
+    type Columns = (i64, i64, i64, i64, i64, Option<String>, Option<String>);
+    let columns = || -> Result<Columns, db::Error> {
+        Ok((
+            found.try_get(0)?,
+            found.try_get(1)?,
+            found.try_get(2)?,
+            found.try_get(3)?,
+            found.try_get(4)?,
+            found.try_get(6)?,
+            found.try_get(7)?,
+        ))
+    };
+    let (time_us, stream_id, seq, append_us, flags, vals, extra) = columns().map_err(LakeError::sql(WHAT))?;
+    let stored = |what: &str| {
+        LakeError::stored("a row of reading", format!("stream {stream_id}, sequence {seq}: {what}"))
+    };
+    let stream = streams.get(&stream_id).ok_or_else(|| stored("its stream is unknown"))?;
+    let cells = row::decode(&layout, vals.as_deref(), extra.as_deref())
+        .ok_or_else(|| stored("vals and extra do not fit its layout"))?;
+    Ok(InputRow {
+        stream: Arc::clone(stream),
+        seq: u64::try_from(seq).map_err(|_| stored("a negative sequence"))?,
+        time_us,
+        append_us,
+        flags: RowFlags(u16::try_from(flags).map_err(|_| stored("flags beyond 16 bits"))?),
+        layout,
+        cells,
+    })
+}
+
+/// Gives the first and last event time of a machine's rows.
+///
+/// # Errors
+/// [`LakeError::Sql`].
+pub async fn time_range(
+    conn: &mut SqliteConnection,
+    machine: &MachineName,
+) -> Result<Option<(i64, i64)>, LakeError> {
+    let select = Statement::new(
+        "SELECT min(ts), max(ts) FROM reading WHERE machine_id = (SELECT machine_id FROM machine WHERE name = ?)",
+    );
+    let select = select.bind(machine.as_str().to_owned());
+    let found = select.fetch_optional(conn).await.map_err(LakeError::sql(WHAT))?;
+    let Some(found) = found else { return Ok(None) };
+    let range: Result<(Option<i64>, Option<i64>), db::Error> =
+        found.try_get(0).and_then(|first| Ok((first, found.try_get(1)?)));
+    let (first, last) = range.map_err(LakeError::sql(WHAT))?;
+    Ok(first.zip(last))
+}

@@ -1,0 +1,14 @@
+//! Writes rows and books into the caller's transaction (D12).
+//!
+//! Invariant: nothing here begins or ends a transaction, and nothing here decides what is new: the ledger has.
+
+mod ids;
+mod rows;
+mod state;
+
+pub use ids::Ids;
+pub use rows::{BirthRow, ControlRow, DeadLetter, GapRow, LossRow, QuarantineRow, Reading};
+pub use rows::{births, controls, dead_letters, gaps, losses, quarantine, readings};
+pub use state::{
+    ShardState, StreamState, flush_row, operator_states, repaired, repairs, set_text, shard, streams,
+};

@@ -1,0 +1,411 @@
+//! What a flush adds: readings, dead letters, quarantine, losses, gaps, births, controls.
+
+use millrace_protocol::{Birth, BirthTag, Item, Reporting};
+use serde_json::json;
+
+use crate::lake::LakeError;
+use crate::lake::db::{Row as _, SqliteConnection, Statement};
+
+/// Rows written by one statement; a power of two, as few different statements are then prepared.
+const ROWS_PER_STATEMENT: usize = 128;
+
+/// A row of `reading`.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// Event time. *Units*: microseconds since 1970-01-01 UTC.
+    pub ts: i64,
+    /// Which machine.
+    pub machine_id: i64,
+    /// Which stream.
+    pub stream_id: i64,
+    /// Which row of the stream.
+    pub seq: u64,
+    /// Which flush wrote it.
+    pub flush_id: i64,
+    /// When Kafka took it. *Units*: microseconds since 1970-01-01 UTC.
+    pub append_ts: i64,
+    /// What is special about it.
+    pub flags: u16,
+    /// What the cells stand for.
+    pub layout_id: i64,
+    /// The cells.
+    pub columns: crate::lake::row::Columns,
+}
+
+/// A row of `dead_letter`: bytes that could not be read.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetter {
+    /// Append time. *Units*: microseconds since 1970-01-01 UTC.
+    pub received: i64,
+    /// `record`, `item` or `payload`.
+    pub kind: &'static str,
+    /// Kafka topic.
+    pub topic: String,
+    /// Kafka partition.
+    pub part: i32,
+    /// Kafka offset.
+    pub offset: i64,
+    /// The stream, where known.
+    pub stream_id: Option<i64>,
+    /// The first sequence, where known.
+    pub first_seq: Option<u64>,
+    /// Number of rows, where known.
+    pub rows: Option<u64>,
+    /// Which sequences are rejected by it, as a set's text.
+    pub rejected: String,
+    /// The source's own topic, for a payload.
+    pub source: Option<String>,
+    /// Kafka headers and key as JSON.
+    pub headers: String,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Why they could not be read.
+    pub reason: String,
+}
+
+/// A row of `quarantine`: rows that were read but are not believed.
+#[derive(Debug, Clone)]
+pub struct QuarantineRow {
+    /// `conflict`, `time` or `clock`.
+    pub kind: &'static str,
+    /// Which stream.
+    pub stream_id: i64,
+    /// The first sequence.
+    pub first_seq: u64,
+    /// Number of rows.
+    pub rows: u64,
+    /// Event time of the first. *Units*: microseconds since 1970-01-01 UTC.
+    pub ts: Option<i64>,
+    /// Append time. *Units*: microseconds since 1970-01-01 UTC.
+    pub append_ts: i64,
+    /// Which sequences are rejected by it, as a set's text.
+    pub rejected: String,
+    /// The layout (its bytes as in a record's header).
+    pub layout: Option<Vec<u8>>,
+    /// The item (its bytes as in a record).
+    pub item: Vec<u8>,
+    /// Why.
+    pub reason: String,
+}
+
+/// A row of `loss`.
+#[derive(Debug, Clone)]
+pub struct LossRow {
+    /// Which stream.
+    pub stream_id: i64,
+    /// The first sequence.
+    pub from: u64,
+    /// The last, if known.
+    pub to: Option<u64>,
+    /// The reason's word.
+    pub reason: &'static str,
+    /// Points, where known.
+    pub points: Option<u64>,
+    /// Append time. *Units*: microseconds since 1970-01-01 UTC.
+    pub append_ts: i64,
+}
+
+/// A row of `gap`.
+#[derive(Debug, Clone)]
+pub struct GapRow {
+    /// Which stream.
+    pub stream_id: i64,
+    /// `agent_down` or `undeclared`.
+    pub kind: &'static str,
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    pub from_ts: Option<i64>,
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    pub to_ts: Option<i64>,
+    /// First sequence.
+    pub from_seq: Option<u64>,
+    /// Last sequence.
+    pub to_seq: Option<u64>,
+}
+
+/// A birth with its place.
+#[derive(Debug, Clone)]
+pub struct BirthRow<'a> {
+    /// Which stream.
+    pub stream_id: i64,
+    /// Which machine.
+    pub machine_id: i64,
+    /// Which category.
+    pub category: &'a str,
+    /// Append time. *Units*: microseconds since 1970-01-01 UTC.
+    pub append_ts: i64,
+    /// What it says.
+    pub birth: &'a Birth,
+}
+
+/// A row of `control`: a decision that depended on the clock.
+#[derive(Debug, Clone)]
+pub struct ControlRow {
+    /// Which stream.
+    pub stream_id: i64,
+    /// `give_up` or `clock_correction`.
+    pub kind: &'static str,
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    pub at: i64,
+    /// More, as JSON.
+    pub detail: String,
+}
+
+/// A sequence or count as SQLite keeps it; the ledger refuses what does not fit.
+pub(super) fn number(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// Cuts `items` into pieces whose lengths are powers of two.
+fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let mut length = ROWS_PER_STATEMENT;
+        while length > items.len() {
+            length /= 2;
+        }
+        let (piece, rest) = items.split_at_checked(length).filter(|(piece, _)| !piece.is_empty())?;
+        items = rest;
+        Some(piece)
+    })
+}
+
+/// Adds rows to `reading`. The unique index is the backstop: a row that is there already is an error.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn readings(conn: &mut SqliteConnection, rows: Vec<Reading>) -> Result<(), LakeError> {
+    const HEAD: &str = "INSERT INTO reading (ts, machine_id, stream_id, seq, flush_id, append_ts, quality, flags, \
+                        layout_id, vals, extra) VALUES ";
+    for piece in pieces(&rows) {
+        let marks = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; piece.len()].join(", ");
+        let mut insert = Statement::new(format!("{HEAD}{marks}"));
+        for row in piece {
+            for number in
+                [row.ts, row.machine_id, row.stream_id, number(row.seq), row.flush_id, row.append_ts]
+            {
+                insert.add(number);
+            }
+            for number in [row.columns.quality, i64::from(row.flags), row.layout_id] {
+                insert.add(number);
+            }
+            insert.add(row.columns.vals.clone());
+            insert.add(row.columns.extra.clone());
+        }
+        insert.execute(conn).await.map_err(LakeError::sql("add rows to reading"))?;
+    }
+    Ok(())
+}
+
+/// Adds rows to `dead_letter`.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn dead_letters(
+    conn: &mut SqliteConnection,
+    rows: Vec<DeadLetter>,
+    flush_id: i64,
+) -> Result<(), LakeError> {
+    for row in rows {
+        let insert = Statement::new(
+            "INSERT INTO dead_letter (received, kind, topic, part, kafka_offset, stream_id, first_seq, rows, rejected, \
+             source, headers, bytes, reason, flush_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        );
+        let insert = insert
+            .bind(row.received)
+            .bind(row.kind)
+            .bind(row.topic)
+            .bind(row.part)
+            .bind(row.offset)
+            .bind(row.stream_id)
+            .bind(row.first_seq.map(number))
+            .bind(row.rows.map(number))
+            .bind(row.rejected)
+            .bind(row.source)
+            .bind(row.headers)
+            .bind(row.bytes)
+            .bind(row.reason)
+            .bind(flush_id);
+        insert.execute(conn).await.map_err(LakeError::sql("add rows to dead_letter"))?;
+    }
+    Ok(())
+}
+
+/// Adds rows to `quarantine`.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn quarantine(
+    conn: &mut SqliteConnection,
+    rows: Vec<QuarantineRow>,
+    flush_id: i64,
+) -> Result<(), LakeError> {
+    for row in rows {
+        let insert = Statement::new(
+            "INSERT INTO quarantine (kind, stream_id, first_seq, rows, ts, append_ts, rejected, layout, item, reason, \
+             flush_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        );
+        let insert = insert
+            .bind(row.kind)
+            .bind(row.stream_id)
+            .bind(number(row.first_seq))
+            .bind(number(row.rows))
+            .bind(row.ts)
+            .bind(row.append_ts)
+            .bind(row.rejected)
+            .bind(row.layout)
+            .bind(row.item)
+            .bind(row.reason)
+            .bind(flush_id);
+        insert.execute(conn).await.map_err(LakeError::sql("add rows to quarantine"))?;
+    }
+    Ok(())
+}
+
+/// Adds rows to `loss`; one that is there already changes nothing.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn losses(conn: &mut SqliteConnection, rows: Vec<LossRow>, flush_id: i64) -> Result<(), LakeError> {
+    for row in rows {
+        let insert = Statement::new(
+            "INSERT INTO loss (stream_id, from_seq, to_seq, reason, points, append_ts, flush_id) \
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        );
+        let insert = insert
+            .bind(row.stream_id)
+            .bind(number(row.from))
+            .bind(row.to.map(number))
+            .bind(row.reason)
+            .bind(row.points.map(number))
+            .bind(row.append_ts)
+            .bind(flush_id);
+        insert.execute(conn).await.map_err(LakeError::sql("add rows to loss"))?;
+    }
+    Ok(())
+}
+
+/// Adds rows to `gap`; one that is there already changes nothing.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn gaps(conn: &mut SqliteConnection, rows: Vec<GapRow>, flush_id: i64) -> Result<(), LakeError> {
+    for row in rows {
+        let insert = Statement::new(
+            "INSERT INTO gap (stream_id, kind, from_ts, to_ts, from_seq, to_seq, flush_id) \
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        );
+        let insert = insert
+            .bind(row.stream_id)
+            .bind(row.kind)
+            .bind(row.from_ts)
+            .bind(row.to_ts)
+            .bind(row.from_seq.map(number))
+            .bind(row.to_seq.map(number))
+            .bind(flush_id);
+        insert.execute(conn).await.map_err(LakeError::sql("add rows to gap"))?;
+    }
+    Ok(())
+}
+
+/// Adds rows to `control`.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn controls(
+    conn: &mut SqliteConnection,
+    rows: Vec<ControlRow>,
+    shard: i32,
+    flush_id: i64,
+) -> Result<(), LakeError> {
+    for row in rows {
+        let insert = Statement::new(
+            "INSERT INTO control (shard, stream_id, kind, at, detail, flush_id) VALUES (?, ?, ?, ?, ?, ?)",
+        );
+        let insert = insert
+            .bind(shard)
+            .bind(row.stream_id)
+            .bind(row.kind)
+            .bind(row.at)
+            .bind(row.detail)
+            .bind(flush_id);
+        insert.execute(conn).await.map_err(LakeError::sql("add rows to control"))?;
+    }
+    Ok(())
+}
+
+/// Keeps births as they came, the machine's attributes, and a new version of each sensor that changed.
+///
+/// # Errors
+/// [`LakeError`]; roll the transaction back.
+pub async fn births(
+    conn: &mut SqliteConnection,
+    rows: Vec<BirthRow<'_>>,
+    flush_id: i64,
+) -> Result<(), LakeError> {
+    for row in rows {
+        let item = Item::Birth(row.birth.clone()).encode().map_err(|e| LakeError::stored("a birth", e))?;
+        let upsert = Statement::new(
+            "INSERT INTO birth (stream_id, after_seq, append_ts, item, flush_id) VALUES (?, ?, ?, ?, ?) \
+             ON CONFLICT (stream_id, after_seq) DO UPDATE SET item = excluded.item, flush_id = excluded.flush_id",
+        );
+        let upsert = upsert.bind(row.stream_id).bind(number(row.birth.after)).bind(row.append_ts).bind(item);
+        upsert.bind(flush_id).execute(conn).await.map_err(LakeError::sql("add rows to birth"))?;
+        if !row.birth.attributes.is_empty() {
+            let patch = Statement::new(
+                "UPDATE machine SET attributes = json_patch(attributes, ?) WHERE machine_id = ?",
+            )
+            .bind(json!(row.birth.attributes).to_string())
+            .bind(row.machine_id);
+            patch.execute(conn).await.map_err(LakeError::sql("set a machine's attributes"))?;
+        }
+        for tag in &row.birth.tags {
+            sensor(conn, &row, tag).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn sensor(conn: &mut SqliteConnection, row: &BirthRow<'_>, tag: &BirthTag) -> Result<(), LakeError> {
+    let (reporting, interval_us) = match tag.reporting {
+        Reporting::Cyclic { interval_us } => ("cyclic", Some(interval_us)),
+        Reporting::ByException { max_interval_us } => ("by_exception", Some(max_interval_us)),
+        Reporting::Spontaneous => ("spontaneous", None),
+    };
+    let own = |statement: Statement| {
+        statement
+            .bind(tag.value_type.map(|t| t.name()))
+            .bind(tag.unit.as_deref().map(str::to_owned))
+            .bind(tag.source.to_string())
+            .bind(reporting)
+            .bind(interval_us)
+            .bind(tag.hold_us)
+            .bind(tag.counter_modulus.map(|m| m.to_string()))
+    };
+    let key = |statement: Statement| {
+        statement.bind(row.machine_id).bind(row.category.to_owned()).bind(tag.name.to_string())
+    };
+    let newest = Statement::new(
+        "SELECT version, value_type IS ? AND unit IS ? AND source IS ? AND reporting IS ? AND interval_us IS ? AND \
+         hold_us IS ? AND counter_modulus IS ? AS same FROM sensor WHERE machine_id = ? AND category = ? AND tag = ? \
+         ORDER BY version DESC LIMIT 1",
+    );
+    let found = key(own(newest)).fetch_optional(conn).await.map_err(LakeError::sql("read a sensor"))?;
+    let version = match found {
+        None => 1,
+        Some(found) => {
+            let read = LakeError::sql("read a sensor");
+            let (version, same): (i64, bool) =
+                found.try_get(0).and_then(|version| Ok((version, found.try_get(1)?))).map_err(read)?;
+            if same {
+                return Ok(());
+            }
+            version + 1
+        }
+    };
+    let insert = Statement::new(
+        "INSERT INTO sensor (machine_id, category, tag, value_type, unit, source, reporting, interval_us, hold_us, \
+         counter_modulus, version, stream_id, after_seq, since) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    );
+    let insert = own(key(insert)).bind(version).bind(row.stream_id).bind(number(row.birth.after));
+    insert.bind(row.birth.started_us).execute(conn).await.map_err(LakeError::sql("add rows to sensor"))?;
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! What a flush changes: the ledger of its streams, the shard's offsets, operator state, repairs.
+
+use std::collections::BTreeMap;
+
+use millrace_protocol::IntervalSet;
+use serde_json::json;
+
+use super::rows::number;
+use crate::lake::LakeError;
+use crate::lake::db::{SqliteConnection, Statement};
+
+/// A stream's ledger as the lake keeps it.
+#[derive(Debug, Clone, Default)]
+pub struct StreamState {
+    /// Epoch of the process that sent the last record, 16 hexadecimal digits.
+    pub sender: String,
+    /// The last sequence on the agent's disk, as far as it was heard.
+    pub numbered: u64,
+    /// Up to here the agent has Kafka's acknowledgement, as far as it was heard.
+    pub acknowledged: u64,
+    /// The stream is complete up to this event time. *Units*: microseconds since 1970-01-01 UTC.
+    pub complete_until: Option<i64>,
+    /// Event time of the newest row. *Units*: microseconds since 1970-01-01 UTC.
+    pub event_ts: Option<i64>,
+    /// Append time of the last record. *Units*: microseconds since 1970-01-01 UTC.
+    pub append_ts: Option<i64>,
+    /// Older epochs that wait at the sender, 16 hexadecimal digits each.
+    pub waiting: Vec<String>,
+    /// In the lake.
+    pub stored: IntervalSet,
+    /// In `dead_letter` or `quarantine`.
+    pub rejected: IntervalSet,
+    /// Declared lost.
+    pub lost: IntervalSet,
+    /// Given up.
+    pub given_up: IntervalSet,
+    /// Rows met again and recognised.
+    pub repeated: u64,
+    /// Chunks met again with another content.
+    pub conflicts: u64,
+}
+
+/// A shard's row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardState {
+    /// Counts the owners (D12); 0 for a shard that has no row yet, whose first flush makes it 1.
+    pub fence: i64,
+    /// Counts the flushes.
+    pub flushes: i64,
+    /// The next offset of every topic.
+    pub offsets: BTreeMap<String, i64>,
+}
+
+/// Writes a set of sequences as text: `1-500,502`.
+#[must_use]
+pub fn set_text(set: &IntervalSet) -> String {
+    let ranges: Vec<String> =
+        set.ranges()
+            .map(|r| {
+                if r.start() == r.end() {
+                    r.start().to_string()
+                } else {
+                    format!("{}-{}", r.start(), r.end())
+                }
+            })
+            .collect();
+    ranges.join(",")
+}
+
+/// Saves the ledger of streams.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn streams(conn: &mut SqliteConnection, states: Vec<(i64, StreamState)>) -> Result<(), LakeError> {
+    for (stream_id, state) in states {
+        let seen = [&state.stored, &state.rejected].iter().filter_map(|set| set.last()).max().unwrap_or(0);
+        let update = Statement::new(
+            "UPDATE stream SET sender = ?, numbered = ?, acknowledged = ?, complete_until = ?, seen = ?, event_ts = ?, \
+             append_ts = ?, waiting = ?, stored = ?, rejected = ?, lost = ?, given_up = ?, repeated = ?, conflicts = ? \
+             WHERE stream_id = ?",
+        );
+        let update = update
+            .bind(state.sender)
+            .bind(number(state.numbered))
+            .bind(number(state.acknowledged))
+            .bind(state.complete_until)
+            .bind(number(seen))
+            .bind(state.event_ts)
+            .bind(state.append_ts)
+            .bind(json!(state.waiting).to_string())
+            .bind(set_text(&state.stored))
+            .bind(set_text(&state.rejected))
+            .bind(set_text(&state.lost))
+            .bind(set_text(&state.given_up))
+            .bind(number(state.repeated))
+            .bind(number(state.conflicts))
+            .bind(stream_id);
+        update.execute(conn).await.map_err(LakeError::sql("save the ledger (table stream)"))?;
+    }
+    Ok(())
+}
+
+/// Moves a shard's offsets under its fence (D12).
+///
+/// # Errors
+/// [`LakeError::Fenced`] if another worker has taken the shard, [`LakeError::Sql`]; roll the transaction back.
+pub async fn shard(
+    conn: &mut SqliteConnection,
+    shard: i32,
+    state: &ShardState,
+    now_us: i64,
+) -> Result<(), LakeError> {
+    let offsets = json!(state.offsets).to_string();
+    let new = state.fence == 0;
+    let statement = if new {
+        Statement::new(
+            "INSERT INTO shard (flushes, offsets, updated, shard, fence) VALUES (?, ?, ?, ?, 1) ON CONFLICT DO NOTHING",
+        )
+    } else {
+        Statement::new("UPDATE shard SET flushes = ?, offsets = ?, updated = ? WHERE shard = ? AND fence = ?")
+    };
+    let mut statement = statement.bind(state.flushes).bind(offsets).bind(now_us).bind(shard);
+    if !new {
+        statement.add(state.fence);
+    }
+    match statement.execute(conn).await.map_err(LakeError::sql("save the shard's offsets"))? {
+        0 => Err(LakeError::Fenced { shard }),
+        _ => Ok(()),
+    }
+}
+
+/// Adds the flush's own row; `chunks` are (stream id, first sequence, rows, CRC-32C).
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn flush_row(
+    conn: &mut SqliteConnection,
+    flush_id: i64,
+    at: i64,
+    rows: u64,
+    points: u64,
+    chunks: &[(i64, u64, u32, u32)],
+) -> Result<(), LakeError> {
+    let insert =
+        Statement::new("INSERT INTO flush (flush_id, at, rows, points, chunks) VALUES (?, ?, ?, ?, ?)");
+    let insert = insert
+        .bind(flush_id)
+        .bind(at)
+        .bind(number(rows))
+        .bind(number(points))
+        .bind(json!(chunks).to_string());
+    insert.execute(conn).await.map_err(LakeError::sql("add a row to flush"))?;
+    Ok(())
+}
+
+/// Saves the operator state of machines.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn operator_states(
+    conn: &mut SqliteConnection,
+    shard: i32,
+    flush_id: i64,
+    states: Vec<(String, Vec<u8>)>,
+) -> Result<(), LakeError> {
+    for (machine, body) in states {
+        let upsert = Statement::new(
+            "INSERT INTO operator_state (machine, shard, body, flush_id) VALUES (?, ?, ?, ?) ON CONFLICT (machine) \
+             DO UPDATE SET shard = excluded.shard, body = excluded.body, flush_id = excluded.flush_id",
+        );
+        let upsert = upsert.bind(machine).bind(shard).bind(body).bind(flush_id);
+        upsert.execute(conn).await.map_err(LakeError::sql("save operator state"))?;
+    }
+    Ok(())
+}
+
+/// Notes hours that must be computed again from the lake (F6): (view, version, machine, hour).
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn repairs(
+    conn: &mut SqliteConnection,
+    asked: Vec<(String, u32, String, i64)>,
+    now_us: i64,
+) -> Result<(), LakeError> {
+    for (view, version, machine, hour) in asked {
+        let insert = Statement::new(
+            "INSERT INTO repair (view, version, machine, hour, asked) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        );
+        let insert = insert.bind(view).bind(version).bind(machine).bind(hour).bind(now_us);
+        insert.execute(conn).await.map_err(LakeError::sql("note a repair"))?;
+    }
+    Ok(())
+}
+
+/// Takes a repair off the list.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn repaired(
+    conn: &mut SqliteConnection,
+    view: &str,
+    version: u32,
+    machine: &str,
+    hour: i64,
+) -> Result<(), LakeError> {
+    let delete =
+        Statement::new("DELETE FROM repair WHERE view = ? AND version = ? AND machine = ? AND hour = ?");
+    let delete = delete.bind(view.to_owned()).bind(version).bind(machine.to_owned()).bind(hour);
+    delete.execute(conn).await.map_err(LakeError::sql("end a repair"))?;
+    Ok(())
+}

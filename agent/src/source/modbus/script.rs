@@ -43,6 +43,7 @@ pub(super) enum Answer {
     OtherTransaction(Vec<u16>),
 }
 
+type Writer = Arc<tokio::sync::Mutex<OwnedWriteHalf>>;
 type Script = dyn Fn(Asked) -> Answer + Send + Sync;
 
 /// What happens between the connections of a server.
@@ -50,7 +51,7 @@ struct Shared {
     script: Box<Script>,
     asked: Mutex<Vec<Asked>>,
     /// Replies that wait for the next request, and where they go.
-    late: tokio::sync::Mutex<Vec<(Arc<tokio::sync::Mutex<OwnedWriteHalf>>, Vec<u8>)>>,
+    late: tokio::sync::Mutex<Vec<(Writer, Vec<u8>)>>,
 }
 
 pub(super) struct Server {

@@ -10,6 +10,7 @@ pub mod source;
 pub mod batch;
 pub mod books;
 pub mod buffer;
+pub mod uplink;
 
 pub mod supervise;
 

@@ -1,0 +1,471 @@
+//! The uplink: what the buffer holds becomes records, Kafka takes them, the buffer forgets them (D2,
+//! D3, D9), and streams with nothing waiting say how far they are complete (D1).
+//!
+//! Invariants: an item is acknowledged only after all replicas have its record; an item whose fate is
+//! not known is sent again; only an item that Kafka refused when it was sent alone becomes a loss. Memory
+//! is bounded by [`IN_FLIGHT_BYTES`], however long Kafka is away. rdkafka is named in `producer` only.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::time::Duration;
+
+use millrace_protocol::{Epoch, Item, LossReason, RECORD_TARGET_BYTES, RecordBuilder, StreamId};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::buffer::Position;
+use crate::config::Kafka;
+
+mod health;
+mod outbox;
+mod producer;
+mod progress;
+mod record;
+mod route;
+
+pub use health::{Link, Monitor, UplinkHealth};
+pub use outbox::Outbox;
+pub use producer::ProducerError;
+use producer::{Answer, Answered, Envelope, NotTaken, Producer, RECORDS_IN_FLIGHT, Settings};
+use record::{Outgoing, assemble};
+use route::{Route, Routes, TopicAnswer};
+
+/// The most that is read from the buffer and not answered by Kafka, give or take one item.
+pub const IN_FLIGHT_BYTES: usize = 2 * 1024 * 1024;
+/// Between two looks at the buffer, so that rows of a moment share a record.
+const GATHER: Duration = Duration::from_millis(50);
+/// After trouble that concerns no single record: long enough to spare the broker, short for a person.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A record without an answer for this long means trouble, whatever librdkafka says.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
+/// How long a stop waits for answers; what comes later is sent again by the next start.
+const LAST_ANSWERS: Duration = Duration::from_millis(400);
+
+/// Says why the uplink ended or did not start.
+#[derive(Debug, Error)]
+pub enum UplinkError {
+    /// librdkafka does not take the configuration.
+    #[error("the Kafka producer cannot be made")]
+    Producer(#[from] ProducerError),
+    /// A blocking step panicked.
+    #[error("{step} did not come to its end")]
+    Panicked {
+        /// Which.
+        step: &'static str,
+        /// What the runtime says.
+        #[source]
+        source: tokio::task::JoinError,
+    },
+}
+
+/// What was sent and not answered.
+#[derive(Debug)]
+struct InFlight {
+    stream: StreamId,
+    positions: Vec<Position>,
+    rows: u64,
+    points: u64,
+    bytes: usize,
+    is_alone: bool,
+    is_progress: bool,
+    since: Instant,
+}
+
+/// The uplink of one process.
+pub struct Uplink<O> {
+    outbox: O,
+    sender: Epoch,
+    progress_interval: Duration,
+    settings: Settings,
+    producer: Producer,
+    answers: mpsc::Receiver<Answered>,
+    routes: Routes,
+    /// Assembled, not yet handed to librdkafka.
+    pending: VecDeque<Outgoing>,
+    in_flight: BTreeMap<usize, InFlight>,
+    in_flight_bytes: usize,
+    next_ticket: usize,
+    /// Items that were refused in company and are tried alone.
+    alone: BTreeSet<Position>,
+    may_have_more: bool,
+    next_take: Instant,
+    /// Until when nothing new is sent.
+    paused_until: Option<Instant>,
+    /// Something failed that may mean that the producer has ended.
+    is_suspect: bool,
+    monitor: Monitor,
+}
+
+impl<O> std::fmt::Debug for Uplink<O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uplink")
+            .field("pending", &self.pending.len())
+            .field("in_flight", &self.in_flight.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Checks what `[kafka]` says without connecting.
+///
+/// *Errors*: [`UplinkError::Producer`] if librdkafka does not know an option or its value.
+pub fn check(kafka: &Kafka) -> Result<(), UplinkError> {
+    Settings::new(&kafka.brokers, "check", &kafka.options)?;
+    Ok(())
+}
+
+impl<O: Outbox> Uplink<O> {
+    /// Makes the uplink and starts its producer; Kafka need not be there. `sender` is the running
+    /// process's epoch.
+    ///
+    /// *Errors*: [`UplinkError::Producer`].
+    pub fn new(outbox: O, kafka: &Kafka, client_id: &str, sender: Epoch) -> Result<Self, UplinkError> {
+        let settings = Settings::new(&kafka.brokers, client_id, &kafka.options)?;
+        let monitor = Monitor::default();
+        let (sender_half, answers) = mpsc::channel(RECORDS_IN_FLIGHT);
+        Ok(Self {
+            outbox,
+            sender,
+            progress_interval: kafka.progress_interval,
+            producer: Producer::start(&settings, sender_half, monitor.clone())?,
+            settings,
+            answers,
+            routes: Routes::new(&kafka.topic_prefix),
+            pending: VecDeque::new(),
+            in_flight: BTreeMap::new(),
+            in_flight_bytes: 0,
+            next_ticket: 1,
+            alone: BTreeSet::new(),
+            may_have_more: true,
+            next_take: Instant::now(),
+            paused_until: None,
+            is_suspect: false,
+            monitor,
+        })
+    }
+
+    /// Gives a view of how it fares, for the status page.
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        self.monitor.clone()
+    }
+
+    /// Runs until it is stopped; waits a moment for answers that are due.
+    ///
+    /// *Errors*: [`UplinkError`] if no producer can be made or a blocking step panicked. Whatever was
+    /// not acknowledged is still in the buffer.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), UplinkError> {
+        let mut progress = interval_at(Instant::now() + self.progress_interval, self.progress_interval);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A clone, so that waiting for a change does not borrow what a change makes us do.
+        let outbox = self.outbox.clone();
+        while !stop.is_cancelled() {
+            // Not cancel safe: it may have taken items from the buffer, but then the process ends and
+            // the next start finds them there.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                sent = self.send_pending() => sent?,
+            }
+            if std::mem::take(&mut self.is_suspect)
+                && let Some(why) = self.producer.fatal_error()
+            {
+                self.rebuild(&why).await?;
+            }
+            let paused_until = self.paused_until;
+            let may_take = paused_until.is_none() && self.has_room();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(answered) = self.answers.recv() => self.hear(answered),
+                _ = progress.tick() => self.say_progress(),
+                () = sleep_until(paused_until.unwrap_or(self.next_take)), if paused_until.is_some() => {
+                    self.paused_until = None;
+                }
+                () = sleep_until(self.next_take), if may_take && self.may_have_more => self.take().await?,
+                () = outbox.changed(), if may_take && !self.may_have_more => self.may_have_more = true,
+            }
+        }
+        self.end().await
+    }
+
+    fn has_room(&self) -> bool {
+        self.pending.is_empty()
+            && self.in_flight_bytes < IN_FLIGHT_BYTES
+            && self.in_flight.len() < RECORDS_IN_FLIGHT / 2
+    }
+
+    async fn take(&mut self) -> Result<(), UplinkError> {
+        // One record's worth at least, or a nearly full window would be filled with crumbs.
+        let room = (IN_FLIGHT_BYTES - self.in_flight_bytes).max(RECORD_TARGET_BYTES);
+        let outbox = self.outbox.clone();
+        let taken = blocking("reading the buffer", move || outbox.take(room)).await?;
+        let bytes: usize = taken.iter().map(|stored| stored.item.len()).sum();
+        self.may_have_more = !taken.is_empty();
+        // A backlog goes as fast as it is taken.
+        self.next_take = Instant::now() + if bytes < RECORD_TARGET_BYTES { GATHER } else { Duration::ZERO };
+        self.pending = assemble(taken, self.sender, &self.alone, |stream| self.outbox.numbered(stream));
+        Ok(())
+    }
+
+    /// Hands over what is assembled, as far as topics are known and librdkafka has room.
+    async fn send_pending(&mut self) -> Result<(), UplinkError> {
+        while self.paused_until.is_none() {
+            let Some(record) = self.pending.front() else { break };
+            let is_company = record.is_alone && !self.in_flight.is_empty();
+            if is_company || self.in_flight.values().any(|sent| sent.is_alone) {
+                break;
+            }
+            let category = record.stream.category.clone();
+            match self.routes.route(&category) {
+                Route::Ask(topic) => {
+                    let answer = self.ask(&topic).await?;
+                    self.learn(&category, &topic, &answer);
+                }
+                Route::Topic(topic) => {
+                    let Some(record) = self.pending.pop_front() else { break };
+                    if let Err(record) = self.send(&topic, record, false) {
+                        self.pending.push_front(record);
+                        break;
+                    }
+                }
+            }
+        }
+        self.show();
+        Ok(())
+    }
+
+    async fn ask(&self, topic: &str) -> Result<TopicAnswer, UplinkError> {
+        let (producer, asked) = (self.producer.clone(), topic.to_owned());
+        blocking("asking the metadata", move || producer.ask(&asked)).await
+    }
+
+    fn learn(&mut self, category: &millrace_protocol::Category, topic: &str, answer: &TopicAnswer) {
+        let falls_back = self.routes.answered(category, topic, answer);
+        match answer {
+            TopicAnswer::Present => self.monitor.trouble_is_over(),
+            TopicAnswer::Absent(why) if falls_back => {
+                warn!(%category, why, "the category's records go to telemetry until the next start");
+            }
+            TopicAnswer::Absent(why) => {
+                let advice = format!("{why}; make it, or let this agent write to it");
+                self.monitor.trouble("topic", &advice);
+                self.pause();
+            }
+            TopicAnswer::Unknown(why) => {
+                self.monitor.link_trouble("metadata", why);
+                self.pause();
+            }
+        }
+    }
+
+    fn pause(&mut self) {
+        self.paused_until = Some(Instant::now() + PAUSE);
+    }
+
+    /// Hands one record to librdkafka; gives it back if there is no room.
+    fn send(&mut self, topic: &str, record: Outgoing, is_progress: bool) -> Result<(), Outgoing> {
+        if self.in_flight.len() >= RECORDS_IN_FLIGHT {
+            return Err(record);
+        }
+        let ticket = self.next_ticket;
+        let taken = self.producer.send(&Envelope { topic, ticket }, &record);
+        if taken == Err(NotTaken::Full) {
+            return Err(record);
+        }
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        let sent = InFlight {
+            bytes: record.value.len(),
+            stream: record.stream,
+            positions: record.positions,
+            rows: record.rows,
+            points: record.points,
+            is_alone: record.is_alone,
+            is_progress,
+            since: Instant::now(),
+        };
+        match taken {
+            Err(NotTaken::Answered(answer)) => self.settle(sent, answer),
+            Ok(()) | Err(NotTaken::Full) => {
+                self.in_flight_bytes += sent.bytes;
+                self.in_flight.insert(ticket, sent);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an answer and all that are there with it.
+    fn hear(&mut self, first: Answered) {
+        let mut next = Some(first);
+        while let Some((ticket, answer)) = next {
+            if let Some(sent) = self.in_flight.remove(&ticket) {
+                self.in_flight_bytes -= sent.bytes;
+                self.settle(sent, answer);
+            }
+            next = self.answers.try_recv().ok();
+        }
+        self.show();
+    }
+
+    fn settle(&mut self, sent: InFlight, answer: Answer) {
+        match answer {
+            Answer::Delivered => {
+                self.outbox.acknowledge(&sent.positions);
+                if sent.is_alone {
+                    self.alone.retain(|position| !sent.positions.contains(position));
+                }
+                self.count_delivered(&sent);
+            }
+            // The next one says the same and more.
+            _ if sent.is_progress => self.is_suspect = true,
+            Answer::RecordRefused(why) if sent.is_alone => self.refuse(&sent, &why),
+            Answer::RecordRefused(why) => {
+                warn!(stream = %sent.stream, items = sent.positions.len(), why, "refused; each item is tried alone");
+                self.alone.extend(sent.positions.iter().copied());
+                self.give_back(&sent);
+            }
+            Answer::TopicRefused(why) => {
+                let category = &sent.stream.category;
+                if self.routes.refused(category) {
+                    warn!(%category, why, "the category's records go to telemetry until the next start");
+                } else {
+                    self.monitor.trouble("topic", &why);
+                    self.pause();
+                }
+                self.give_back(&sent);
+            }
+            Answer::Unknown(why) => {
+                self.monitor.link_trouble("record", &why);
+                self.give_back(&sent);
+                self.pause();
+                self.is_suspect = true;
+            }
+        }
+    }
+
+    fn refuse(&mut self, sent: &InFlight, why: &str) {
+        for position in &sent.positions {
+            error!(
+                stream = %sent.stream, rows = sent.rows, bytes = sent.bytes, why,
+                "Kafka does not take this item at all; it is declared lost"
+            );
+            self.alone.remove(position);
+            self.outbox.refuse(*position, LossReason::Refused);
+        }
+        let items = sent.positions.len() as u64;
+        self.monitor.update(|health| health.refused_items += items);
+        self.may_have_more = true;
+    }
+
+    fn give_back(&mut self, sent: &InFlight) {
+        self.outbox.give_back(&sent.positions);
+        // What was going to follow it goes back too, so that the order of the stream stays.
+        for record in self.pending.drain(..) {
+            self.outbox.give_back(&record.positions);
+        }
+        self.may_have_more = true;
+        self.monitor.update(|health| health.resent_records += 1);
+    }
+
+    fn count_delivered(&self, sent: &InFlight) {
+        self.monitor.update(|health| {
+            if sent.is_progress {
+                health.sent_progress += 1;
+            }
+            health.sent_records += 1;
+            health.sent_bytes += sent.bytes as u64;
+            health.sent_rows += sent.rows;
+            health.sent_points += sent.points;
+        });
+    }
+
+    /// Replaces a producer that met a fatal error (D9): flushed first, and what it does not answer is
+    /// sent again.
+    async fn rebuild(&mut self, why: &str) -> Result<(), UplinkError> {
+        warn!(why, in_flight = self.in_flight.len(), "the producer ended; a new one takes over");
+        let (answers, receiver) = mpsc::channel(RECORDS_IN_FLIGHT);
+        let next = Producer::start(&self.settings, answers, self.monitor.clone())?;
+        let ended = std::mem::replace(&mut self.producer, next);
+        blocking("ending the producer", move || ended.end()).await?;
+        let mut old = std::mem::replace(&mut self.answers, receiver);
+        while let Ok((ticket, answer)) = old.try_recv() {
+            if let Some(sent) = self.in_flight.remove(&ticket) {
+                self.settle(sent, answer);
+            }
+        }
+        for sent in std::mem::take(&mut self.in_flight).into_values() {
+            self.give_back(&sent);
+        }
+        self.in_flight_bytes = 0;
+        self.monitor.update(|health| health.rebuilt_producers += 1);
+        self.pause();
+        Ok(())
+    }
+
+    /// Sends progress for streams that have nothing waiting.
+    fn say_progress(&mut self) {
+        let is_stalled = self.in_flight.values().next().is_some_and(|s| s.since.elapsed() > STALLED_AFTER);
+        self.monitor.update(|health| health.is_stalled = is_stalled);
+        // The time first: what comes to disk in between makes a stream wait, not the time too late.
+        let Some(settled_us) = self.outbox.settled_us() else { return };
+        let on_their_way: HashSet<StreamId> =
+            self.in_flight.values().filter(|s| s.is_progress).map(|s| s.stream.clone()).collect();
+        for (stream, progress) in progress::due(settled_us, &self.outbox.streams(), &on_their_way) {
+            // A topic that is not known yet is asked for by the first row, not by this.
+            let Route::Topic(topic) = self.routes.route(&stream.category) else { continue };
+            let numbered = progress.numbered;
+            let Ok(item) = Item::Progress(progress).encode() else { continue };
+            let mut builder = RecordBuilder::new(stream.clone(), self.sender);
+            builder.push(&item, None);
+            let record = Outgoing {
+                stream,
+                positions: Vec::new(),
+                first_seq: None,
+                rows: 0,
+                points: 0,
+                is_alone: false,
+                value: builder.finish(numbered),
+            };
+            if self.send(&topic, record, true).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn show(&self) {
+        let (records, bytes) = (self.in_flight.len() as u64, self.in_flight_bytes as u64);
+        let fallbacks = self.routes.fallbacks();
+        self.monitor.update(|health| {
+            health.in_flight_records = records;
+            health.in_flight_bytes = bytes;
+            health.fallback_topics = fallbacks;
+        });
+    }
+
+    async fn end(mut self) -> Result<(), UplinkError> {
+        let deadline = Instant::now() + LAST_ANSWERS;
+        while !self.in_flight.is_empty() {
+            let Ok(Some((ticket, answer))) = timeout_at(deadline, self.answers.recv()).await else { break };
+            if let Some(sent) = self.in_flight.remove(&ticket) {
+                self.settle(sent, answer);
+            }
+        }
+        let unanswered: u64 = self.in_flight.values().map(|sent| sent.rows).sum();
+        info!(unanswered_rows = unanswered, "what is not answered is sent again by the next start");
+        // Not flushed: what librdkafka still holds is on disk.
+        let producer = self.producer;
+        blocking("ending the producer", move || drop(producer)).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, UplinkError> {
+    spawn_blocking(work).await.map_err(|source| UplinkError::Panicked { step, source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! The producer: the one place that names rdkafka.
+//!
+//! Invariants: every ticket that [`Producer::send`] took is answered by one [`Answer`], unless the
+//! producer was ended first: then what became of the record is not known. librdkafka may keep an
+//! idempotent record for ever (`message.timeout.ms` is 0): retrying after hours is its work, deciding
+//! what a refusal means is the uplink's. TLS keys and passwords never reach a log line from here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_protocol::{CONTENT_TYPE, MESSAGE_MAX_BYTES};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use super::health::Monitor;
+use super::record::Outgoing;
+use super::route::TopicAnswer;
+
+/// The most records that librdkafka holds; bounds the channel of their answers too.
+pub(super) const RECORDS_IN_FLIGHT: usize = 2_000;
+/// The most that librdkafka queues. The uplink itself keeps less in flight, so that this is never met.
+const QUEUE_KBYTES: u32 = 8 * 1024;
+/// How long the metadata of a topic may take.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an ended producer may take to hand over what it still knows.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Says that librdkafka does not take the configuration.
+#[derive(Debug, Error)]
+#[error("[kafka]: librdkafka does not take the configuration")]
+pub struct ProducerError(#[source] KafkaError);
+
+/// What became of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// All replicas have it.
+    Delivered,
+    /// Kafka will never take this record; the text is librdkafka's.
+    RecordRefused(String),
+    /// Its topic is gone or forbidden.
+    TopicRefused(String),
+    /// Not known: it may be stored, so it is sent again.
+    Unknown(String),
+}
+
+/// A ticket and what became of its record.
+pub(super) type Answered = (usize, Answer);
+
+/// Where a record goes and whose it is.
+#[derive(Debug)]
+pub(super) struct Envelope<'a> {
+    /// The topic.
+    pub(super) topic: &'a str,
+    /// Comes back with the answer.
+    pub(super) ticket: usize,
+}
+
+/// Says why a record was not even taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// Too much is queued: try again after an answer.
+    Full,
+    /// As if it had been answered so.
+    Answered(Answer),
+}
+
+/// A running librdkafka producer. Clones share it.
+#[derive(Clone)]
+pub(super) struct Producer {
+    inner: Arc<ThreadedProducer<Context>>,
+}
+
+impl Producer {
+    /// Starts a producer; `answers` has room for [`RECORDS_IN_FLIGHT`].
+    ///
+    /// It does not wait for a broker. *Errors*: [`ProducerError`].
+    pub(super) fn start(
+        settings: &Settings,
+        answers: mpsc::Sender<Answered>,
+        monitor: Monitor,
+    ) -> Result<Self, ProducerError> {
+        let context = Context { answers, monitor };
+        let inner = settings.0.create_with_context(context).map_err(ProducerError)?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Hands a record over. Never blocks.
+    pub(super) fn send(&self, to: &Envelope<'_>, record: &Outgoing) -> Result<(), NotTaken> {
+        let message = BaseRecord::with_opaque_to(to.topic, to.ticket)
+            .key(record.stream.machine.as_str())
+            .payload(&record.value)
+            .headers(headers(record));
+        self.inner.send(message).map_err(|(error, _)| match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => NotTaken::Full,
+            code => NotTaken::Answered(classify(code, &error)),
+        })
+    }
+
+    /// Asks the metadata for a topic. Blocks for up to two seconds.
+    pub(super) fn ask(&self, topic: &str) -> TopicAnswer {
+        let metadata = match self.inner.client().fetch_metadata(Some(topic), METADATA_TIMEOUT) {
+            Ok(metadata) => metadata,
+            Err(error) => return TopicAnswer::Unknown(error.to_string()),
+        };
+        let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
+            return TopicAnswer::Unknown(format!("the metadata does not mention {topic}"));
+        };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None if found.partitions().is_empty() => {
+                TopicAnswer::Unknown(format!("{topic} has no partition"))
+            }
+            None => TopicAnswer::Present,
+            Some(
+                code @ (RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::InvalidTopic
+                | RDKafkaErrorCode::TopicAuthorizationFailed),
+            ) => TopicAnswer::Absent(format!("{topic}: {code}")),
+            Some(code) => TopicAnswer::Unknown(format!("{topic}: {code}")),
+        }
+    }
+
+    /// Says why the producer cannot go on, if it cannot.
+    pub(super) fn fatal_error(&self) -> Option<String> {
+        self.inner.client().fatal_error().map(|(code, text)| format!("{code}: {text}"))
+    }
+
+    /// Gives what is in flight a last chance to be answered, then ends the producer. Blocks for up to a
+    /// second. What is not answered afterwards is unknown.
+    pub(super) fn end(self) {
+        // Flushing first: a producer that is dropped purges what it could still have delivered.
+        drop(self.inner.flush(FLUSH_TIMEOUT));
+    }
+}
+
+/// librdkafka's configuration, made of ours.
+#[derive(Debug)]
+pub(super) struct Settings(ClientConfig);
+
+impl Settings {
+    /// Makes it, and has librdkafka check it.
+    ///
+    /// *Errors*: [`ProducerError`] if an option is unknown or has an impossible value.
+    pub(super) fn new(
+        brokers: &[String],
+        client_id: &str,
+        options: &BTreeMap<String, String>,
+    ) -> Result<Self, ProducerError> {
+        let mut config = ClientConfig::new();
+        // Ours to propose, the user's to change.
+        for (key, value) in [
+            ("linger.ms", "20"),
+            // With the default of 100 ms a gateway without a link is busy with connecting.
+            ("reconnect.backoff.ms", "250"),
+            ("reconnect.backoff.max.ms", "5000"),
+            ("log.connection.close", "false"),
+        ] {
+            config.set(key, value);
+        }
+        for (key, value) in options {
+            config.set(key, value);
+        }
+        // Ours alone; see `config::OWNED_KAFKA_OPTIONS`.
+        let owned = [
+            ("bootstrap.servers", brokers.join(",")),
+            ("client.id", client_id.to_owned()),
+            ("enable.idempotence", "true".to_owned()),
+            ("acks", "all".to_owned()),
+            // The disk remembers; librdkafka only tries. A time limit would make gaps in its sequences.
+            ("message.timeout.ms", "0".to_owned()),
+            ("message.max.bytes", MESSAGE_MAX_BYTES.to_string()),
+            ("partitioner", "murmur2_random".to_owned()),
+            ("compression.codec", "zstd".to_owned()),
+            ("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string()),
+            ("queue.buffering.max.messages", RECORDS_IN_FLIGHT.to_string()),
+            // A missing topic must be seen as missing, not be made with the wrong number of partitions.
+            ("allow.auto.create.topics", "false".to_owned()),
+        ];
+        for (key, value) in owned {
+            config.set(key, value);
+        }
+        // All lines come; ours decide what is worth showing.
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config.create_native_config().map_err(ProducerError)?;
+        Ok(Self(config))
+    }
+}
+
+/// Makes the headers of D2, so that a value that cannot be decoded is still counted to its stream.
+fn headers(record: &Outgoing) -> OwnedHeaders {
+    let stream = &record.stream;
+    let (epoch, rows) = (stream.epoch.to_string(), record.rows.to_string());
+    let mut headers = OwnedHeaders::new_with_capacity(6)
+        .insert(Header { key: "content-type", value: Some(CONTENT_TYPE) })
+        .insert(Header { key: "agent", value: Some(stream.agent.as_str()) })
+        .insert(Header { key: "epoch", value: Some(epoch.as_str()) })
+        .insert(Header { key: "category", value: Some(stream.category.as_str()) });
+    if let Some(first) = record.first_seq {
+        headers = headers.insert(Header { key: "seq", value: Some(first.to_string().as_str()) });
+    }
+    headers.insert(Header { key: "rows", value: Some(rows.as_str()) })
+}
+
+/// Decides whom an error concerns. What is not known to concern one record or one topic is unknown.
+fn classify(code: Option<RDKafkaErrorCode>, error: &KafkaError) -> Answer {
+    use RDKafkaErrorCode as Code;
+    let text = error.to_string();
+    match code {
+        Some(
+            Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessage | Code::InvalidMessageSize,
+        ) => Answer::RecordRefused(text),
+        Some(
+            Code::UnknownTopic
+            | Code::UnknownPartition
+            | Code::UnknownTopicOrPartition
+            | Code::InvalidTopic
+            | Code::TopicAuthorizationFailed,
+        ) => Answer::TopicRefused(text),
+        _ => Answer::Unknown(text),
+    }
+}
+
+/// Takes what librdkafka reports, on its polling thread.
+struct Context {
+    answers: mpsc::Sender<Answered>,
+    monitor: Monitor,
+}
+
+impl ClientContext for Context {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // It repeats itself at every attempt; what a person must know comes by `error` too.
+        tracing::debug!(target: "librdkafka", facility, "{line}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => self.monitor.link_down(reason),
+            code => self.monitor.link_trouble(&code.map_or_else(String::new, |c| c.to_string()), reason),
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: usize) {
+        let answer = match result {
+            Ok(_) => Answer::Delivered,
+            Err((error, _)) => classify(error.rdkafka_error_code(), error),
+        };
+        if answer == Answer::Delivered {
+            self.monitor.link_up();
+        }
+        // There is room for every ticket. Who no longer listens has given everything back.
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.answers.try_send((ticket, answer)) {
+            tracing::error!(ticket, "the answer of a record has no room; it is sent again after a restart");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OWNED_KAFKA_OPTIONS;
+
+    #[test]
+    fn users_change_what_is_theirs_and_never_what_is_ours() {
+        let options = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let brokers = ["a:1".to_owned(), "b:2".to_owned()];
+        let config =
+            Settings::new(&brokers, "gw", &options(&[("linger.ms", "50"), ("acks", "0")])).unwrap().0;
+        assert_eq!(config.get("linger.ms"), Some("50"));
+        assert_eq!(config.get("acks"), Some("all"));
+        assert_eq!(config.get("bootstrap.servers"), Some("a:1,b:2"));
+        for (key, value) in [("no.such.option", "1"), ("linger.ms", "soon")] {
+            let error = Settings::new(&brokers, "gw", &options(&[(key, value)])).unwrap_err();
+            assert!(crate::supervise::chain(&error).contains(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_option_that_is_ours_is_known_to_librdkafka_by_that_name() {
+        // The numbers and words that a valid value needs are librdkafka's business; a name that it does
+        // not know is ours.
+        for key in OWNED_KAFKA_OPTIONS {
+            let result = ClientConfig::new().set(key, "\u{0}").create_native_config();
+            let text = result.err().map(|e| format!("{e:?}")).unwrap_or_default();
+            assert!(!text.contains("UNKNOWN"), "{key}: {text}");
+        }
+    }
+
+    #[test]
+    fn errors_concern_a_record_a_topic_or_nobody_knows() {
+        use RDKafkaErrorCode as Code;
+        let table = [
+            (Code::MessageSizeTooLarge, "record"),
+            (Code::InvalidRecord, "record"),
+            (Code::UnknownTopicOrPartition, "topic"),
+            (Code::TopicAuthorizationFailed, "topic"),
+            (Code::MessageTimedOut, "unknown"),
+            (Code::PurgeInflight, "unknown"),
+            (Code::OutOfOrderSequenceNumber, "unknown"),
+            // A gateway's clock is wrong more often than its data.
+            (Code::InvalidTimestamp, "unknown"),
+        ];
+        for (code, expected) in table {
+            let got = match classify(Some(code), &KafkaError::MessageProduction(code)) {
+                Answer::RecordRefused(_) => "record",
+                Answer::TopicRefused(_) => "topic",
+                Answer::Unknown(_) => "unknown",
+                Answer::Delivered => "delivered",
+            };
+            assert_eq!(got, expected, "{code:?}");
+        }
+    }
+}

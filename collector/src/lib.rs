@@ -4,6 +4,8 @@
 //! `lake` stores it, `features` turns it into rows of features and keeps them offline and online, `serve`
 //! answers. `app` connects them.
 
+pub mod intake;
+
 pub mod ledger;
 
 pub mod lake;

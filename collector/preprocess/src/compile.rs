@@ -1,5 +1,6 @@
 //! From feature files to a [`Catalog`], or to every problem that they have.
 
+pub(crate) mod births;
 mod csv;
 mod date;
 mod files;
@@ -40,7 +41,7 @@ pub fn compile(
     let scopes = views::Scopes::new(&reports, &raw, &catalog.kinds);
     for (at, file) in raw.iter().enumerate() {
         for view_raw in &file.views {
-            let Some(view) = scopes.view(&reports, at, view_raw) else { continue };
+            let Some((view, recheck)) = scopes.view(&reports, at, view_raw) else { continue };
             let same = |known: &Arc<View>| {
                 known.schema.name == view.schema.name && known.schema.version == view.schema.version
             };
@@ -50,6 +51,7 @@ pub fn compile(
                 report.say(view_raw.name.span.clone(), message);
             }
             catalog.views.push(Arc::new(view));
+            catalog.rechecks.push(recheck);
         }
     }
     let declared: Vec<&str> = raw.iter().flat_map(|f| &f.views).map(|v| v.name.text.as_str()).collect();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use millrace_protocol::MachineName;
 
 use crate::attributes::Attributes;
+use crate::compile::births::Recheck;
 use crate::feature::ViewSchema;
 use crate::glob;
 use crate::value::{Type, Val};
@@ -18,6 +19,8 @@ pub struct Catalog {
     pub(crate) kinds: Vec<Arc<Kind>>,
     pub(crate) views: Vec<Arc<View>>,
     pub(crate) services: Vec<Service>,
+    /// For each view what checks it against births.
+    pub(crate) rechecks: Vec<Recheck>,
 }
 
 impl Catalog {

@@ -7,4 +7,5 @@ mod it {
     mod oracle;
     mod parity;
     mod plant;
+    mod time;
 }

@@ -3,10 +3,9 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use millrace_protocol::MachineName;
+use millrace_protocol::{Birth, BirthTag, MachineName, Reporting, ValueType};
 
 use super::*;
-use crate::feature::FeatureType;
 use crate::graph::{Mode, Window};
 
 fn compiled(text: &str) -> Result<Catalog, Vec<Problem>> {
@@ -170,4 +169,41 @@ fn no_text_makes_the_compiler_panic_or_hang() {
     let problems =
         compiled(&format!("{head}[feature_view.features]\nf0 = \"mean(x)\"\n{doubled}")).unwrap_err();
     assert!(problems.iter().all(|p| p.message.contains("more than 10000 operators")), "{problems:?}");
+}
+
+#[test]
+fn births_show_what_does_not_fit() {
+    let text = "[[kind]]\nname = \"press\"\nmachines = [\"hall3/*\"]\n[[feature_view]]\nname = \"v\"\nkind = \"press\"\n\
+        window = { size = \"1 min\" }\n[feature_view.features]\na = \"mean(temp + power)\"\nb = \"std(temp)\"\nc = \"max(tmep)\"\n\
+        d = \"mean(mode)\"\ne = \"mean(power)\"\n";
+    let catalog = compiled(text).unwrap();
+    let tag = |name: &str, value_type, unit: &str, reporting| BirthTag {
+        name: name.into(),
+        value_type: Some(value_type),
+        unit: Some(unit.into()),
+        source: "test".into(),
+        reporting,
+        hold_us: 0,
+        counter_modulus: None,
+    };
+    let cyclic = Reporting::Cyclic { interval_us: 1 };
+    let temp = tag("temp", ValueType::F32, "degC", Reporting::ByException { max_interval_us: 1 });
+    let power = tag("power", ValueType::F64, "kW", cyclic);
+    let mode = tag("mode", ValueType::Text, "", cyclic);
+    let birth = Birth { tags: vec![temp, power, mode], ..Birth::default() };
+    let press = MachineName::new("hall3/press-01").unwrap();
+    let mut problems: Vec<String> =
+        catalog.check(&press, &[&birth]).iter().map(ToString::to_string).collect();
+    problems.iter_mut().for_each(|p| p.truncate(p.find('\n').unwrap_or(p.len())));
+    assert_eq!(
+        problems,
+        [
+            "press.toml:11:5: hall3/press-01 reports no tag \"tmep\"; did you mean \"temp\"?",
+            "press.toml:12:5: \"mode\" of hall3/press-01 is text, and it is used as a number: it will always be NULL",
+            "press.toml:10:5: std() weighs samples, and hall3/press-01 reports \"temp\" only when it changes; \
+             use mean(), min(), max() or p2p(), or poll the tag without a deadband",
+            "press.toml:9:11: + needs one unit on both sides, and these are degC and kW (as hall3/press-01 reports them)",
+        ]
+    );
+    assert!(catalog.check(&MachineName::new("hall4/saw").unwrap(), &[&birth]).is_empty());
 }

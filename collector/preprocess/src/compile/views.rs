@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::births::Recheck;
 use super::files::{Expression, RawFile, RawSignal, RawView, RawWindow};
 use super::lower::Lowering;
 use super::names::{MAX_SIZE, Tangle, tangles};
@@ -110,8 +111,8 @@ impl<'a> Scopes<'a> {
         tell(report, &raw.expr, checker.problems);
     }
 
-    /// Builds a view; `None` when it has problems, which were reported.
-    pub(super) fn view(&self, reports: &[Report<'_>], file: usize, raw: &RawView) -> Option<View> {
+    /// Builds a view and what checks it against births; `None` when it has problems, which were reported.
+    pub(super) fn view(&self, reports: &[Report<'_>], file: usize, raw: &RawView) -> Option<(View, Recheck)> {
         let report = reports.get(file)?;
         let (kind, scope, debounce_us) = self.find(report, &raw.kind)?;
         let window = window(report, raw);
@@ -170,7 +171,15 @@ impl<'a> Scopes<'a> {
                 tag.in_features = true;
             }
         }
-        Some(View {
+        let recheck = Recheck {
+            file: report.file.clone(),
+            signals: scope.signals.clone(),
+            tags: scope.tags.borrow().clone(),
+            domain: raw.domain.clone().zip(domain),
+            features: asts.iter().map(|(n, e, ast)| (n.text.clone(), (*e).clone(), ast.clone())).collect(),
+            level: level(&raw.window),
+        };
+        let view = View {
             schema: Arc::new(schema),
             kind: Arc::clone(kind),
             mode: raw.run_every_us.map_or(Mode::Stream, |run_every_us| Mode::Batch { run_every_us }),
@@ -182,7 +191,8 @@ impl<'a> Scopes<'a> {
             domain: domain_row,
             aggregates: lowering.aggregates,
             features,
-        })
+        };
+        Some((view, recheck))
     }
 }
 

@@ -114,11 +114,10 @@ impl Machine {
                 carrier.layout = Some(row.layout.id());
                 carrier.tags.extend(row.layout.columns().iter().map(|c| Arc::clone(&c.tag)));
             }
-            carrier.chain.row(
-                stream.epoch,
-                row.seq,
-                row.time_us.min(row.append_us.saturating_add(MAX_AHEAD_US)),
-            );
+            // A row from the future says no more than that time has come to its append time.
+            let ahead = row.time_us > row.append_us.saturating_add(MAX_AHEAD_US);
+            let time_us = if ahead { row.append_us } else { row.time_us };
+            carrier.chain.row(stream.epoch, row.seq, time_us);
         }
         for row in rows {
             if let Some(touched) = self.history.row(row) {

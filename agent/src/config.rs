@@ -3,12 +3,64 @@
 //! Invariant: a value of these types needs no further check; every problem of the file was reported
 //! with its line and key path before one exists.
 
+mod address;
+mod csv;
+mod device;
+mod kind;
+mod load;
+mod mqtt;
+mod problems;
+mod section;
+mod tag;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod units;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use millrace_protocol::{AgentId, Category, MachineName};
+
+pub use problems::{At, Problem, Problems};
+
+/// `[agent] data_dir` if it is not said.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/millrace/agent";
+/// `[status] listen` if it is not said.
+pub const DEFAULT_STATUS_LISTEN: &str = "127.0.0.1:9601";
+/// `[clock] hold` if it is not said (D8).
+pub const DEFAULT_CLOCK_HOLD: Duration = Duration::from_secs(600);
+/// `[kafka] topic_prefix` if it is not said.
+pub const DEFAULT_TOPIC_PREFIX: &str = "millrace";
+/// `[buffer] max_bytes` if it is not said: 2 GiB.
+pub const DEFAULT_MAX_BYTES: u64 = 2 << 30;
+/// `[buffer] sync_interval` if it is not said (D5).
+pub const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// A bus's `timeout` if it is not said.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(500);
+/// A bus's `retries` if it is not said.
+pub const DEFAULT_RETRIES: u32 = 1;
+/// A bus's `backoff` if it is not said.
+pub const DEFAULT_BACKOFF: Duration = Duration::from_secs(30);
+/// A device's `poll_interval` if it is not said.
+pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The largest request for registers. *Source*: Modbus Application Protocol V1.1b3, section 6.3.
+pub const MAX_REGISTERS: u16 = 125;
+/// The largest request for bits. *Source*: Modbus Application Protocol V1.1b3, section 6.1.
+pub const MAX_COILS: u16 = 2000;
+/// A device's `max_gap` if it is not said: reading so many registers takes less time than a request.
+pub const DEFAULT_MAX_GAP: u16 = 16;
+/// The `max_interval` that `deadband` implies, and after which a repeated bad point is reported again
+/// where no `max_interval` is set (F3, D9).
+pub const DEFAULT_MAX_INTERVAL: Duration = Duration::from_secs(60);
+/// An MQTT connection's `receive_maximum` if it is not said (D5).
+pub const DEFAULT_RECEIVE_MAXIMUM: u16 = 20;
+/// An MQTT connection's `max_packet` if it is not said: what one item of a record can hold (D2).
+pub const DEFAULT_MAX_PACKET: usize = millrace_protocol::ITEM_MAX_BYTES;
+/// The port of `mqtt://` if it is not said.
+pub const DEFAULT_MQTT_PORT: u16 = 1883;
 
 /// Everything `agent.toml` and `conf.d` say.
 #[derive(Debug, Clone)]
@@ -194,6 +246,25 @@ pub enum Table {
     Holding,
 }
 
+impl Table {
+    /// Tells whether the table holds bits.
+    #[must_use]
+    pub const fn is_bits(self) -> bool {
+        matches!(self, Self::Coil | Self::Discrete)
+    }
+
+    /// Gives the word that the configuration uses.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Coil => "coil",
+            Self::Discrete => "discrete",
+            Self::Input => "input",
+            Self::Holding => "holding",
+        }
+    }
+}
+
 /// How registers or coils become a raw value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decode {
@@ -255,8 +326,8 @@ pub enum Convert {
     Enum(BTreeMap<i64, String>),
     /// A counter: the raw value, with the modulus in the tag's birth.
     Counter {
-        /// The value after which it starts anew at 0.
-        modulus: u64,
+        /// It starts anew at 0 after modulus − 1; `None` if nobody knows.
+        modulus: Option<u64>,
     },
 }
 

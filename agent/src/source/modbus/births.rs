@@ -45,7 +45,7 @@ fn birth_tag(bus: &Bus, device: &Device, tag: &Tag) -> BirthTag {
         // F3
         hold_us: max_interval.map_or(interval_us, us).saturating_mul(2),
         counter_modulus: match &tag.convert {
-            Convert::Counter { modulus } => Some(*modulus),
+            Convert::Counter { modulus } => *modulus,
             Convert::None | Convert::Linear { .. } | Convert::Enum(_) => None,
         },
     }
@@ -107,7 +107,7 @@ mod tests {
         swapped.decode = Decode::Number { kind: NumberKind::F32, order: vec![2, 3, 0, 1] };
         swapped.deadband = Some(0.5);
         let mut parts = sample::number("parts", Table::Input, 7, NumberKind::U8Low);
-        parts.convert = Convert::Counter { modulus: 256 };
+        parts.convert = Convert::Counter { modulus: Some(256) };
         parts.max_interval = Some(Duration::from_secs(5));
         let mut coil = sample::bit("coil", Table::Coil, 3);
         coil.category = Category::new("alarm").unwrap();

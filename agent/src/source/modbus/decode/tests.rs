@@ -119,7 +119,7 @@ fn conversions_change_the_value_and_a_counter_keeps_the_raw_integer() {
         (Convert::Linear { scale: 0.1, offset: -40.0 }, 500, Value::F64(500.0 * 0.1 - 40.0)),
         (modes.clone(), 2, Value::Text("manual".into())),
         (modes, 65_535, Value::Text("65535".into())),
-        (Convert::Counter { modulus: 1_000 }, 65_535, Value::U64(65_535)),
+        (Convert::Counter { modulus: Some(1_000) }, 65_535, Value::U64(65_535)),
     ] {
         let tag = with(convert);
         assert_eq!(cell(&tag, &[raw]), good(expected.clone()), "{:?}", tag.convert);

@@ -1,0 +1,417 @@
+//! From the files to a [`Config`], or to everything that is wrong with them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_protocol::{AgentId, MachineName};
+
+use super::device::{self, Files, Seen, host_and_port, joined};
+use super::problems::{At, Problems, Sink};
+use super::section::Section;
+use super::tree::{self, Entry, Node, Table, Value};
+use super::{
+    Buffer, Bus, Config, DEFAULT_CLOCK_HOLD, DEFAULT_DATA_DIR, DEFAULT_MAX_BYTES, DEFAULT_STATUS_LISTEN,
+    DEFAULT_SYNC_INTERVAL, DEFAULT_TOPIC_PREFIX, Kafka, Mqtt, OWNED_KAFKA_OPTIONS, PROGRESS_INTERVAL,
+    WhenFull, mqtt,
+};
+
+/// The version of the file's language.
+const VERSION: i128 = 1;
+/// The smallest buffer: a dozen segments of the smallest size (D6). *Units*: bytes.
+const MIN_BUFFER_BYTES: u64 = 8 << 20;
+impl Config {
+    /// Reads `agent.toml` and the files of `conf.d` beside it.
+    ///
+    /// *Errors*: everything that is wrong, at once.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let sink = Sink::default();
+        let config = read(path, &sink);
+        match config {
+            Some(config) if sink.is_empty() => Ok(config),
+            // A part that could not be made was reported; this is the net below that rule.
+            None if sink.is_empty() => {
+                let at = At { file: file_name(path), line: 0 };
+                sink.report(&at, "", "the configuration cannot be used; please report this as a fault");
+                Err(sink.into_problems())
+            }
+            _ => Err(sink.into_problems()),
+        }
+    }
+}
+
+fn read(path: &Path, sink: &Sink) -> Option<Config> {
+    let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let main = read_file(path, file_name(path), sink)?;
+    if !check_version(&main, true, sink) {
+        return None;
+    }
+    let mut tables = vec![main];
+    for path in conf_d(base, sink) {
+        let table = read_file(&path, format!("conf.d/{}", file_name(&path)).into(), sink);
+        tables.extend(table.filter(|table| check_version(table, false, sink)));
+    }
+    let merged = merge(tables, sink);
+    config(Section::new(&merged, String::new(), sink), base)
+}
+
+fn file_name(path: &Path) -> Arc<str> {
+    path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy()).into()
+}
+
+fn read_file(path: &Path, file: Arc<str>, sink: &Sink) -> Option<Table> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Some(tree::parse(file, &text, sink)),
+        Err(error) => {
+            let message = format!("{} cannot be read ({error}); write it or name another", path.display());
+            sink.report(&At { file, line: 0 }, "", message);
+            None
+        }
+    }
+}
+
+/// Gives the `.toml` files of `conf.d` in the order of their names.
+fn conf_d(base: &Path, sink: &Sink) -> Vec<PathBuf> {
+    let directory = base.join("conf.d");
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            let message = format!("the directory cannot be read ({error}); make it readable");
+            sink.report(&At { file: "conf.d".into(), line: 0 }, "", message);
+            return Vec::new();
+        }
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// Tells whether the file is of a version that can be read.
+fn check_version(table: &Table, required: bool, sink: &Sink) -> bool {
+    let entry = table.entries.iter().find(|entry| entry.key == "version");
+    let (at, message) = match entry.map(|entry| (&entry.node.at, &entry.node.value)) {
+        Some((_, Value::Integer(VERSION))) => return true,
+        Some((at, Value::Integer(other))) => {
+            (at, format!("version {other} is not known to this release; it reads version {VERSION}"))
+        }
+        Some((at, other)) => (at, format!("version is {}; write version = {VERSION}", other.kind())),
+        None if !required => return true,
+        None => {
+            sink.report(&table.at, "", format!("version is missing; write version = {VERSION} at the top"));
+            return true;
+        }
+    };
+    sink.report(at, "", message);
+    false
+}
+
+/// Puts the files together: lists grow, tables take new keys, a key that is there twice is a problem.
+fn merge(tables: Vec<Table>, sink: &Sink) -> Table {
+    let mut tables = tables.into_iter();
+    let at = At { file: "agent.toml".into(), line: 1 };
+    let mut merged = tables.next().unwrap_or(Table { entries: Vec::new(), at });
+    for table in tables {
+        for entry in table.entries.into_iter().filter(|entry| entry.key != "version") {
+            merge_entry(&mut merged, entry, "", sink);
+        }
+    }
+    merged
+}
+
+fn merge_entry(into: &mut Table, entry: Entry, path: &str, sink: &Sink) {
+    let Some(there) = into.entries.iter_mut().find(|there| there.key == entry.key) else {
+        into.entries.push(entry);
+        return;
+    };
+    match (&mut there.node.value, entry.node.value) {
+        (Value::List(list), Value::List(more)) if path.is_empty() => list.extend(more),
+        (Value::Table(table), Value::Table(more)) if path.is_empty() => {
+            for inner in more.entries {
+                merge_entry(table, inner, &entry.key, sink);
+            }
+        }
+        _ => {
+            let message = format!("{} stands at {} already; keep one", entry.key, there.at);
+            sink.report(&entry.at, path, message);
+        }
+    }
+}
+
+fn config(mut top: Section<'_>, base: &Path) -> Option<Config> {
+    let sink = top.sink();
+    let nothing = Table { entries: Vec::new(), at: At { line: 0, ..top.at().clone() } };
+    top.get("version");
+    let mut part = |key: &'static str| {
+        top.table(key, key.to_owned()).unwrap_or(Section::new(&nothing, key.to_owned(), sink))
+    };
+    let agent = agent(part("agent"), base);
+    let status_listen = status(part("status"));
+    let clock_hold = clock(part("clock"));
+    let kafka = kafka(part("kafka"));
+    let buffer = buffer(part("buffer"));
+    let files = Files { base };
+    let templates = match top.get("template").map(|node| (node, &node.value)) {
+        Some((_, Value::Table(table))) => device::templates(table, files, sink),
+        Some((node, _)) => {
+            top.wrong("template", node, "[template.name]");
+            BTreeMap::new()
+        }
+        None => BTreeMap::new(),
+    };
+    let site = agent.as_ref().map_or("site", |agent| agent.site.as_str());
+    let buses = buses(&mut top, files, site, &templates);
+    let mqtt = brokers(&mut top, agent.as_ref().map(|agent| &agent.id), base);
+    if buses.is_empty() && mqtt.is_empty() && sink.is_empty() {
+        top.report(top.at(), "there is nothing to read; write [[bus]] and [[device]], or [[mqtt]]");
+    }
+    top.finish();
+    let agent = agent?;
+    Some(Config {
+        id: agent.id,
+        site: agent.site,
+        data_dir: agent.data_dir,
+        status_listen: status_listen?,
+        clock_hold,
+        kafka: kafka?,
+        buffer: buffer?,
+        buses,
+        mqtt,
+    })
+}
+
+struct Agent {
+    id: AgentId,
+    site: String,
+    data_dir: PathBuf,
+}
+
+fn agent(mut section: Section<'_>, base: &Path) -> Option<Agent> {
+    let text = section.required_text("id", "id = \"…\", unique in the plant, or \"@hostname\"");
+    let id = text.and_then(|text| agent_id(&section, text));
+    let site = section.required_text("site", "site = \"…\", which stands before every machine's name");
+    if let Some(site) = site
+        && let Err(error) = MachineName::new(&format!("{site}/x"))
+    {
+        section.report(&section.line_of("site"), format!("site \"{site}\": {error}"));
+    }
+    let data_dir = base.join(section.text("data_dir").unwrap_or(DEFAULT_DATA_DIR));
+    section.finish();
+    Some(Agent { id: id?, site: site?.to_owned(), data_dir })
+}
+
+fn agent_id(section: &Section<'_>, text: &str) -> Option<AgentId> {
+    let name = match text {
+        "@hostname" => match std::fs::read_to_string("/proc/sys/kernel/hostname") {
+            Ok(name) => name.trim().to_owned(),
+            Err(error) => {
+                let message =
+                    format!("id \"@hostname\": the machine's name cannot be read ({error}); write a name");
+                section.report(&section.line_of("id"), message);
+                return None;
+            }
+        },
+        other => other.to_owned(),
+    };
+    match AgentId::new(&name) {
+        Ok(id) => Some(id),
+        Err(error) => {
+            section.report(&section.line_of("id"), format!("id \"{name}\": {error}"));
+            None
+        }
+    }
+}
+
+fn status(mut section: Section<'_>) -> Option<SocketAddr> {
+    let text = section.text("listen").unwrap_or(DEFAULT_STATUS_LISTEN);
+    section.later("tls", "remove it and listen on a loopback address");
+    section.later("token_file", "remove it and listen on a loopback address");
+    let message = match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => {
+            section.finish();
+            return Some(address);
+        }
+        Ok(_) => format!(
+            "listen \"{text}\" is not a loopback address, which needs a token and TLS; they come with a later release, use \"{DEFAULT_STATUS_LISTEN}\""
+        ),
+        Err(_) => format!("listen \"{text}\" is no address and port; write \"{DEFAULT_STATUS_LISTEN}\""),
+    };
+    section.report(&section.line_of("listen"), message);
+    section.finish();
+    None
+}
+
+fn clock(mut section: Section<'_>) -> Duration {
+    let hold = section.duration_in("hold", Duration::ZERO..=Duration::from_secs(86_400));
+    section.finish();
+    hold.unwrap_or(DEFAULT_CLOCK_HOLD)
+}
+
+fn kafka(mut section: Section<'_>) -> Option<Kafka> {
+    if section.get("brokers").is_none() {
+        section.missing("brokers", "brokers = [\"127.0.0.1:9092\"]");
+    }
+    let written = section.texts("brokers");
+    if written.as_ref().is_some_and(Vec::is_empty) {
+        section.report(&section.line_of("brokers"), "brokers is empty; write at least one host:port");
+    }
+    let brokers: Vec<String> =
+        written.unwrap_or_default().into_iter().filter_map(|(at, text)| broker(&section, at, text)).collect();
+    let topic_prefix = section.text("topic_prefix").unwrap_or(DEFAULT_TOPIC_PREFIX).to_owned();
+    let is_topic = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic_prefix.is_empty() || topic_prefix.len() > 100 || !topic_prefix.chars().all(is_topic) {
+        let message = format!(
+            "topic_prefix \"{topic_prefix}\" cannot begin a topic; write 1 to 100 letters, digits, '.', '_' and '-'"
+        );
+        section.report(&section.line_of("topic_prefix"), message);
+    }
+    section.later("tls", "remove it and use a broker on a loopback address");
+    section.later("sasl", "remove it and use a broker on a loopback address");
+    section.later("max_rate", "remove it");
+    section.later("backlog_share", "remove it");
+    let options = kafka_options(&mut section);
+    let progress_interval =
+        section.duration_in("progress_interval", Duration::from_millis(100)..=PROGRESS_INTERVAL);
+    section.finish();
+    let progress_interval = progress_interval.unwrap_or(PROGRESS_INTERVAL);
+    Some(Kafka { brokers, topic_prefix, options, progress_interval })
+}
+
+fn broker(section: &Section<'_>, at: &At, text: &str) -> Option<String> {
+    let message = match host_and_port(text, 9092) {
+        Some((host, port)) if is_loopback(&host) => return Some(joined(&host, port)),
+        Some((host, _)) => format!(
+            "brokers: {host} is not a loopback address, which needs tls; TLS comes with a later release, use a broker on 127.0.0.1"
+        ),
+        None => format!("brokers: \"{text}\" is no host and port; write \"127.0.0.1:9092\""),
+    };
+    section.report(at, message);
+    None
+}
+
+fn kafka_options(section: &mut Section<'_>) -> BTreeMap<String, String> {
+    let Some(table) = section.table("options", "kafka".to_owned()) else { return BTreeMap::new() };
+    let mut options = BTreeMap::new();
+    for (key, Node { value, at }) in table.own_keys() {
+        let own = OWNED_KAFKA_OPTIONS.contains(&key) || key.starts_with("ssl.") || key.starts_with("sasl.");
+        let text = match value {
+            Value::Text(text) => text.clone(),
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => number.to_string(),
+            Value::Bool(flag) => flag.to_string(),
+            Value::List(_) | Value::Table(_) | Value::Date => {
+                let message = format!(
+                    "options: {key} is {}; write a text, with \"quotes\" around a key with dots",
+                    value.kind()
+                );
+                table.report(at, message);
+                continue;
+            }
+        };
+        if own {
+            table.report(at, format!("options: {key} is set by Millrace itself; remove it"));
+            continue;
+        }
+        options.insert(key.to_owned(), text);
+    }
+    options
+}
+
+/// Tells whether a host is this machine; a name other than localhost may be anyone's.
+pub(super) fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn buffer(mut section: Section<'_>) -> Option<Buffer> {
+    let max_bytes = section.size("max_bytes", MIN_BUFFER_BYTES..=1 << 50).unwrap_or(DEFAULT_MAX_BYTES);
+    let when_full = match section.text("when_full") {
+        None | Some("drop_oldest") => WhenFull::DropOldest,
+        Some("drop_newest") => WhenFull::DropNewest,
+        Some(word) => {
+            let message = format!("when_full \"{word}\" is none; use drop_oldest or drop_newest");
+            section.report(&section.line_of("when_full"), message);
+            WhenFull::DropOldest
+        }
+    };
+    section.later("priority", "remove it");
+    let sync_interval =
+        section.duration_in("sync_interval", Duration::from_millis(1)..=Duration::from_secs(60));
+    section.finish();
+    let sync_interval = sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL);
+    Some(Buffer { max_bytes, when_full, sync_interval })
+}
+
+fn buses(
+    top: &mut Section<'_>,
+    files: Files<'_>,
+    site: &str,
+    templates: &BTreeMap<String, device::Shape>,
+) -> Vec<Bus> {
+    let sink = top.sink();
+    let tables = top.tables("bus");
+    let mut buses: Vec<Bus> = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
+    for table in &tables {
+        // A bus with a fault is still there for the devices that name it.
+        if let Some(name) = table.entries.iter().find(|entry| entry.key == "name")
+            && let Value::Text(name) = &name.node.value
+        {
+            if names.contains(&name.as_str()) {
+                sink.report(
+                    &table.at,
+                    &format!("bus \"{name}\""),
+                    "there is a bus of this name already; rename one",
+                );
+            }
+            names.push(name);
+        }
+        buses.extend(device::bus(Section::new(table, "bus".to_owned(), sink)));
+    }
+    let mut seen = Seen::default();
+    for table in top.tables("device") {
+        let section = Section::new(table, "device".to_owned(), sink);
+        let at = section.line_of("bus");
+        let Some((bus, device)) = device::device(section, files, site, templates, &mut seen) else {
+            continue;
+        };
+        if !names.contains(&bus.as_str()) {
+            let path = format!(
+                "device \"{}\"",
+                device.machine.as_str().trim_start_matches(site).trim_start_matches('/')
+            );
+            let hint = device::choice(&bus, &names, "[[bus]]");
+            sink.report(&at, &path, format!("bus \"{bus}\" is not there; {hint}"));
+        }
+        if let Some(bus) = buses.iter_mut().find(|known| known.name == bus) {
+            bus.devices.push(device);
+        }
+    }
+    buses
+}
+
+fn brokers(top: &mut Section<'_>, agent: Option<&AgentId>, base: &Path) -> Vec<Mqtt> {
+    let sink = top.sink();
+    let mut brokers: Vec<Mqtt> = Vec::new();
+    for table in top.tables("mqtt") {
+        let Some(broker) = mqtt::mqtt(Section::new(table, "mqtt".to_owned(), sink), agent, base) else {
+            continue;
+        };
+        let path = format!("mqtt \"{}\"", broker.name);
+        if brokers.iter().any(|known| known.name == broker.name) {
+            sink.report(&table.at, &path, "there is an MQTT broker of this name already; rename one");
+        }
+        let same_session = |known: &Mqtt| {
+            (&known.host, known.port, &known.client_id) == (&broker.host, broker.port, &broker.client_id)
+        };
+        if brokers.iter().any(same_session) {
+            sink.report(&table.at, &path, "another [[mqtt]] has this broker and client_id; two sessions would end each other, change client_id");
+        }
+        brokers.push(broker);
+    }
+    brokers
+}

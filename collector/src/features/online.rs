@@ -74,12 +74,21 @@ impl<'a> From<&'a WrittenRow> for OnlineRow<'a> {
 /// The online store in a SQLite file.
 #[derive(Debug)]
 pub struct OnlineStore {
-    conn: Mutex<SqliteConnection>,
+    writer: Mutex<Writer>,
     newest: Arc<Newest>,
     /// Of every slot of `newest`, in its order.
     tables: Vec<Table>,
     /// The slot of a (view, version).
     places: HashMap<(Arc<str>, u32), usize>,
+}
+
+/// The connection, with the texts of the statements for each table and number of rows: they are long, and the
+/// same again and again.
+#[derive(Debug)]
+struct Writer {
+    conn: SqliteConnection,
+    deciding: HashMap<(usize, usize), Arc<str>>,
+    writing: HashMap<(usize, usize), Arc<str>>,
 }
 
 /// What is written for a view.
@@ -125,7 +134,8 @@ impl OnlineStore {
             });
         }
         let newest = Arc::new(Newest::new(views));
-        let store = Self { conn: Mutex::new(conn), newest, tables, places };
+        let writer = Mutex::new(Writer { conn, deciding: HashMap::new(), writing: HashMap::new() });
+        let store = Self { writer, newest, tables, places };
         store.load().await?;
         Ok(store)
     }
@@ -160,7 +170,7 @@ impl OnlineStore {
     /// [`OnlineError`]; the store holds then what it held, or part of the newer rows.
     pub async fn rebuild(&self, rows: &[WrittenRow]) -> Result<usize, OnlineError> {
         let taken = self.push(rows.iter().map(OnlineRow::from)).await?;
-        let mut conn = self.conn.lock().await;
+        let conn = &mut self.writer.lock().await.conn;
         for table in &self.tables {
             let wrong = || OnlineError::new(format!("clear old rows of {}", table.feast_name));
             let (view, promotion) = (literal(&table.feast_name), table.promotion);
@@ -187,7 +197,7 @@ impl OnlineStore {
     /// # Errors
     /// [`OnlineError`]; the rest is cleared the next time.
     pub async fn sweep(&self, now_us: i64) -> Result<u64, OnlineError> {
-        let mut conn = self.conn.lock().await;
+        let conn = &mut self.writer.lock().await.conn;
         let mut swept = 0;
         for table in self.tables.iter().filter(|table| table.view.schema.ttl_us > 0) {
             let wrong = || OnlineError::new(format!("clear expired rows of {}", table.feast_name));

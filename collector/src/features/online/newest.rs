@@ -92,7 +92,7 @@ impl Newest {
 impl OnlineStore {
     /// Fills the map from the file. A value that cannot be decoded (written by somebody else) counts as null.
     pub(super) async fn load(&self) -> Result<(), OnlineError> {
-        let mut conn = self.conn.lock().await;
+        let conn = &mut self.writer.lock().await.conn;
         for (table, slot) in self.tables.iter().zip(self.newest.slots()) {
             let select = format!(
                 "SELECT s.entity, s.event_us, s.created_us, s.revision, s.coverage, f.feature_name, f.value \

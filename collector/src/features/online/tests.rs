@@ -39,7 +39,7 @@ async fn seen(store: &OnlineStore, table: &str) -> Vec<(String, Value, i64)> {
         "SELECT feature_name, value, event_ts FROM {} ORDER BY entity_key, feature_name",
         quoted(table)
     );
-    let rows = store.conn.lock().await.fetch_all(AssertSqlSafe(statement)).await.unwrap();
+    let rows = store.writer.lock().await.conn.fetch_all(AssertSqlSafe(statement)).await.unwrap();
     let value = |row: &sql::SqliteRow| Value::decode(row.get::<&[u8], _>(1)).unwrap();
     rows.iter().map(|row| (row.get(0), value(row), row.get(2))).collect()
 }

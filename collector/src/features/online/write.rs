@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{OnlineError, OnlineRow, OnlineStore, Served, Table};
+use super::{OnlineError, OnlineRow, OnlineStore, Served, Table, Writer};
 use crate::features::feast::{Value, sqlite_seconds, string_key, value_text};
 use crate::features::sql::{
     self, AssertSqlSafe, Connection, Row, SqliteArguments, SqliteConnection, literal, query_with,
 };
 
-/// Rows of one statement; SQLite takes 32,766 parameters, which 64 rows of 250 features stay under.
+/// Rows that are decided by one statement; at 64 the statement's own cost no longer shows.
 const ROWS_PER_STATEMENT: usize = 64;
 
-/// Parameters that one statement may have.
-const MOST_PARAMETERS: usize = 32_000;
+/// Numbered parameters that a statement may have. The client looks up the name of each, and SQLite looks through all
+/// names for it: the cost grows with their square.
+const MOST_PARAMETERS: usize = 200;
 
 /// A row on its way.
 struct Pending<'a> {
@@ -41,7 +42,8 @@ pub(super) async fn push<'a>(
     if pending.is_empty() {
         return Ok(0);
     }
-    let mut conn = store.conn.lock().await;
+    let mut writer = store.writer.lock().await;
+    let Writer { conn, deciding, writing } = &mut *writer;
     let begun = conn.begin_with("BEGIN IMMEDIATE").await;
     let mut tx = begun.map_err(OnlineError::new("begin a transaction"))?;
     let mut taken = Vec::new();
@@ -50,12 +52,18 @@ pub(super) async fn push<'a>(
         let wrong = || OnlineError::new(format!("write {}", table.feast_name));
         let mut won = HashSet::new();
         for piece in sql::pieces(&rows, ROWS_PER_STATEMENT) {
-            won.extend(compare_and_set(&mut tx, table, piece).await.map_err(wrong())?);
+            let statement = deciding
+                .entry((place, piece.len()))
+                .or_insert_with(|| deciding_statement(table, piece.len()));
+            won.extend(compare_and_set(&mut tx, statement.clone(), piece).await.map_err(wrong())?);
         }
         rows.retain(|row| won.contains(&**row.entity()));
-        let most = MOST_PARAMETERS / (3 + 2 * table.view.schema.features.len());
-        for piece in sql::pieces(&rows, ROWS_PER_STATEMENT.min(most.max(1))) {
-            write_fields(&mut tx, table, piece).await.map_err(wrong())?;
+        let features = table.view.schema.features.len();
+        let most = if features == 0 { 0 } else { (MOST_PARAMETERS / (3 + 2 * features)).max(1) };
+        for piece in sql::pieces(&rows, ROWS_PER_STATEMENT.min(most)) {
+            let statement =
+                writing.entry((place, piece.len())).or_insert_with(|| writing_statement(table, piece.len()));
+            write_fields(&mut tx, statement.clone(), piece).await.map_err(wrong())?;
         }
         taken.push((place, rows));
     }
@@ -102,14 +110,10 @@ fn newest_of_each<'a>(
     pending
 }
 
-/// Writes what decides, where it is newer; returns the entities whose row was taken.
+/// Makes the statement that writes what decides, where it is newer, and returns the entities whose row was taken.
 ///
 /// A row of revision 0 (F8) replaces one of the same event time: more tags of that instant have come.
-async fn compare_and_set(
-    conn: &mut SqliteConnection,
-    table: &Table,
-    rows: &[Pending<'_>],
-) -> Result<Vec<String>, sql::Error> {
+fn deciding_statement(table: &Table, rows: usize) -> Arc<str> {
     let (view, promotion, version) = (literal(&table.feast_name), table.promotion, table.view.schema.version);
     let marks = format!("({view}, ?, ?, {promotion}, {version}, ?, ?, ?, ?)");
     let statement = format!(
@@ -120,8 +124,16 @@ async fn compare_and_set(
          WHERE (excluded.promotion, excluded.event_us, excluded.revision) > (promotion, event_us, revision) \
          OR (excluded.revision = 0 AND (excluded.promotion, excluded.event_us, 0) = (promotion, event_us, revision)) \
          RETURNING entity",
-        vec![&*marks; rows.len()].join(", ")
+        vec![&*marks; rows].join(", ")
     );
+    statement.into()
+}
+
+async fn compare_and_set(
+    conn: &mut SqliteConnection,
+    statement: Arc<str>,
+    rows: &[Pending<'_>],
+) -> Result<Vec<String>, sql::Error> {
     let mut arguments = SqliteArguments::default();
     for row in rows {
         sql::bind(&mut arguments, row.entity().clone());
@@ -135,19 +147,12 @@ async fn compare_and_set(
     taken.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// Writes Feast's rows: one per entity and feature.
-async fn write_fields(
-    conn: &mut SqliteConnection,
-    table: &Table,
-    rows: &[Pending<'_>],
-) -> Result<(), sql::Error> {
+/// Makes the statement that writes Feast's rows: one per entity and feature.
+fn writing_statement(table: &Table, rows: usize) -> Arc<str> {
     let features = &table.view.schema.features;
-    if features.is_empty() || rows.is_empty() {
-        return Ok(());
-    }
     let per_row = 3 + 2 * features.len();
-    let mut marks = Vec::with_capacity(rows.len() * features.len());
-    for first in (0..rows.len()).map(|row| row * per_row + 1) {
+    let mut marks = Vec::with_capacity(rows * features.len());
+    for first in (0..rows).map(|row| row * per_row + 1) {
         let (key, event, created) = (first, first + 1, first + 2);
         for (at, feature) in features.iter().enumerate() {
             let (value, text) = (first + 3 + 2 * at, first + 4 + 2 * at);
@@ -164,6 +169,14 @@ async fn write_fields(
         table.name,
         marks.join(", ")
     );
+    statement.into()
+}
+
+async fn write_fields(
+    conn: &mut SqliteConnection,
+    statement: Arc<str>,
+    rows: &[Pending<'_>],
+) -> Result<(), sql::Error> {
     let mut arguments = SqliteArguments::default();
     for row in rows {
         sql::bind(&mut arguments, row.key.clone());

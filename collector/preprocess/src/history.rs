@@ -87,10 +87,11 @@ impl TagHistory {
         }
     }
 
-    /// Forgets points that no window from `horizon_us` on can see; the one held there stays.
+    /// Forgets points that no window from `horizon_us` on can see. The one held there stays, and if it is
+    /// bad the good one before it, from which a counter goes on.
     fn forget(&mut self, horizon_us: i64) {
-        let before = self.at(horizon_us).saturating_sub(1);
-        self.begin += before;
+        let earlier = self.points().get(..self.at(horizon_us)).unwrap_or_default();
+        self.begin += earlier.iter().rposition(|point| !point.value.is_null()).unwrap_or(0);
         if self.begin > 64 && self.begin * 2 > self.points.len() {
             self.points.drain(..self.begin);
             self.begin = 0;
@@ -180,12 +181,15 @@ impl History {
     pub(crate) fn birth(&mut self, id: &Arc<StreamId>, birth: &Birth) -> Vec<Touched> {
         let stream = self.stream(id);
         self.routes.clear();
-        let tags = birth.tags.iter().map(|tag| {
-            let modulus = tag.counter_modulus.map(|m| m as f64);
-            (Arc::clone(&tag.name), TagRules { hold_us: tag.hold_us.max(0), modulus })
-        });
+        let read = birth.tags.iter().filter(|tag| self.tags.iter().any(|known| known.name == tag.name));
+        let tags: BTreeMap<Arc<str>, TagRules> = read
+            .map(|tag| {
+                let modulus = tag.counter_modulus.map(|m| m as f64);
+                (Arc::clone(&tag.name), TagRules { hold_us: tag.hold_us.max(0), modulus })
+            })
+            .collect();
         let Some(births) = self.streams.get_mut(stream) else { return Vec::new() };
-        births.births.insert(birth.after, tags.collect());
+        births.births.insert(birth.after, tags);
         let mut touched = Vec::new();
         for (at, tag) in self.tags.iter_mut().enumerate() {
             for point in tag.points.iter_mut().filter(|p| p.stream == stream && p.seq > birth.after) {

@@ -136,6 +136,21 @@ impl Chain {
         if stream.topic.as_deref() != Some(topic) {
             stream.topic = Some(topic.to_owned());
         }
+        self.wait_for_older(epoch, append_us);
+    }
+
+    /// Older streams that were never heard are waited for as if they had been heard with the newer one.
+    fn wait_for_older(&mut self, epoch: Epoch, append_us: i64) {
+        let mut at = self.streams.get(&epoch.0).and_then(|s| s.previous);
+        let mut steps = self.streams.len();
+        while let (Some((older, _)), 1..) = (at, steps) {
+            let older = self.streams.entry(older).or_default();
+            if older.heard_us == i64::MIN {
+                older.heard_us = append_us;
+            }
+            at = older.previous;
+            steps -= 1;
+        }
     }
 
     pub(crate) fn birth(&mut self, epoch: Epoch, birth: &Birth) {
@@ -150,9 +165,9 @@ impl Chain {
         }
         stream.previous = previous_of;
         let heard_us = stream.heard_us;
-        // An older stream that was never heard is waited for as if it had been heard with this birth.
-        let older = self.stream(previous.epoch);
-        older.heard_us = older.heard_us.max(heard_us);
+        if heard_us > i64::MIN {
+            self.wait_for_older(epoch, heard_us);
+        }
     }
 
     pub(crate) fn row(&mut self, epoch: Epoch, seq: u64, time_us: i64) {

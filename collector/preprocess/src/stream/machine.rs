@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millrace_protocol::{AgentId, Birth, Category, MachineName, StreamId};
+use millrace_protocol::{AgentId, Birth, Category, LayoutId, MachineName, StreamId};
 use serde::{Deserialize, Serialize};
 
 use super::Clocks;
@@ -37,8 +37,8 @@ struct Open {
 struct Carrier {
     chain: Chain,
     tags: BTreeSet<Arc<str>>,
-    /// The layout that was looked at last.
-    layout: Option<millrace_protocol::LayoutId>,
+    /// The layouts that were looked at.
+    layouts: BTreeSet<LayoutId>,
 }
 
 /// One machine.
@@ -110,8 +110,7 @@ impl Machine {
     pub(super) fn rows(&mut self, stream: &Arc<StreamId>, rows: &[InputRow], live: bool) {
         let carrier = self.carrier(stream);
         for row in rows {
-            if carrier.layout != Some(row.layout.id()) {
-                carrier.layout = Some(row.layout.id());
+            if carrier.layouts.insert(row.layout.id()) {
                 carrier.tags.extend(row.layout.columns().iter().map(|c| Arc::clone(&c.tag)));
             }
             // A row from the future says no more than that time has come to its append time.
@@ -130,7 +129,9 @@ impl Machine {
     /// Marks what a changed point touches: cached panes, and closed windows of live data (F6).
     fn changed(&mut self, touched: &Touched, live: bool) {
         for open in &mut self.views {
-            open.fresh = true;
+            if matches!(open.view.window, Window::Latest { .. }) && !open.fresh {
+                open.fresh = touched.any_of(&open.places);
+            }
             let Some(closed) = open.closed_until_us.filter(|closed| touched.time_us < *closed) else {
                 continue;
             };

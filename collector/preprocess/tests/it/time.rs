@@ -210,6 +210,30 @@ fn a_newer_epoch_waits_until_the_older_one_is_complete() {
 }
 
 #[test]
+fn an_older_epoch_that_nobody_knows_is_given_up_in_the_end() {
+    for heard_first in [true, false] {
+        let mut line = Line::new(TEN_SECONDS);
+        let (b, newer) = (Arc::clone(&line.b), stream("gw", 3, "telemetry"));
+        line.feed(&b, "b", 0, 40, 1, None);
+        let previous = Some(PreviousEpoch { epoch: Epoch(2), last_seq: 9 });
+        let birth = Birth { tags: vec![birth_tag("a", 2 * S, None)], previous, ..Birth::default() };
+        let older = stream("gw", 2, "telemetry");
+        let older_birth =
+            Birth { previous: Some(PreviousEpoch { epoch: Epoch(1), last_seq: 0 }), ..Birth::default() };
+        if heard_first {
+            line.driver.heard(&newer, "telemetry", T0);
+        }
+        line.driver.birth(&newer, &birth);
+        line.driver.birth(&older, &older_birth);
+        line.feed(&newer, "a", 0, 40, 1, None);
+        assert_eq!(line.close(), vec![], "epoch 2 is said to have 9 rows");
+        line.driver.clock("telemetry", T0 + 39 * S + STALL);
+        assert_eq!(line.driver.controls().len(), 1, "the older one, which nobody heard");
+        assert_eq!(line.close().len(), 3);
+    }
+}
+
+#[test]
 fn rows_ahead_of_their_append_time_take_no_part() {
     let mut line = Line::new(TEN_SECONDS);
     let (a, b) = (Arc::clone(&line.a), Arc::clone(&line.b));

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod kills;
+mod mqtt_redelivery;
 mod programs;
 mod structure;
 mod truth;

@@ -18,10 +18,12 @@ packages:
 demo: packages
 	@BREAK=$(BREAK) KEEP=$(KEEP) CARGO="$(CARGO)" deploy/dev/demo
 
-# Every test. Needs no server in this release: Kafka is librdkafka's in-process broker, the lake is SQLite.
+# Every test. Kafka is librdkafka's in-process broker and the lake is SQLite in this release; Feast is installed
+# into the user's cache, so that its own SDK and server judge what was written.
 test: packages
+	@deploy/dev/packages test
 	$(CARGO) build --locked --workspace --bins
-	$(CARGO) test --locked --workspace
+	MILLRACE_FEAST_PYTHON="$$(deploy/dev/feast)" $(CARGO) test --locked --workspace
 
 lint: packages
 	$(CARGO) fmt --all --check

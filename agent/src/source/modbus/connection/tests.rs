@@ -1,3 +1,5 @@
+//! Tests of `connection`: against a scripted device where there is a wire, against a slow reference where there is none.
+
 use super::super::sample;
 use super::super::script::{Answer, Server};
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `decode`: against a scripted device where there is a wire, against a slow reference where there is none.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of `readings`: against a scripted device where there is a wire, against a slow reference where there is none.
+
 use proptest::prelude::*;
 
 use super::super::plan::plan;

@@ -70,6 +70,9 @@ impl BatchDriver {
     /// Gives the rows of the windows with `from_us` < end ≤ `to_us`, by time; a window twice when rows of
     /// it became known only after it would have been given up (F7): what was known first, then all.
     /// For a `latest` view the cell's end is meant.
+    ///
+    /// A window of the range without a row has none now; a store that holds one from before (a late bad
+    /// point can take away the only value) holds a stale one.
     #[must_use]
     pub fn run(&mut self, from_us: i64, to_us: i64) -> Vec<FeatureRow> {
         let mut rows = Vec::new();

@@ -145,11 +145,13 @@ pub struct View {
     pub mode: Mode,
     /// Its windows.
     pub window: Window,
+    /// `where`, as it was written.
+    pub filter: Option<Arc<str>>,
     /// How much disorder inside a stream it waits for (F5). *Units*: microseconds.
     pub lateness_us: i64,
     /// How far before its window an operator looks, held values apart (F4). *Units*: microseconds.
     pub memory_us: i64,
-    /// The tags it reads, sorted.
+    /// The tags it reads.
     pub(crate) tags: Vec<TagUse>,
     /// Row expressions; later ones refer to earlier ones.
     pub(crate) rows: Vec<RowExpr>,
@@ -162,7 +164,7 @@ pub struct View {
 }
 
 impl View {
-    /// Gives the names of the tags that the view reads, sorted.
+    /// Gives the names of the tags that the view reads, each once.
     pub fn tags(&self) -> impl Iterator<Item = &Arc<str>> {
         self.tags.iter().map(|tag| &tag.name)
     }

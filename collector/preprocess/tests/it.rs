@@ -4,6 +4,7 @@
 
 mod it {
     mod functions;
+    mod habits;
     mod oracle;
     mod parity;
     mod plant;

@@ -101,8 +101,7 @@ impl Partial {
         let given = |given: bool, x: f64| if given { Val::num(x) } else { Val::Null };
         match (self, function) {
             (Self::Count { n, known } | Self::Transitions { n, known }, _) => given(*known, *n as f64),
-            (Self::Area { area, .. }, F::Integral) if *area == 0.0 && !self.has_area() => Val::Null,
-            (Self::Area { area, .. }, F::Integral) => Val::num(area / 1e6),
+            (Self::Area { area, known_us }, F::Integral) => given(*known_us > 0, area / 1e6),
             (Self::Area { area, known_us }, _) => given(*known_us > 0, area / *known_us as f64),
             (Self::Range(range), _) => range.map_or(Val::Null, |(low, high)| match function {
                 F::Min => Val::num(low),
@@ -133,10 +132,6 @@ impl Partial {
             }
             (Self::Known { known_us, extent }, _) => share(*known_us, *extent),
         }
-    }
-
-    const fn has_area(&self) -> bool {
-        matches!(self, Self::Area { known_us, .. } if *known_us > 0)
     }
 }
 

@@ -184,6 +184,7 @@ impl<'a> Scopes<'a> {
             kind: Arc::clone(kind),
             mode: raw.run_every_us.map_or(Mode::Stream, |run_every_us| Mode::Batch { run_every_us }),
             window: window?,
+            filter: raw.domain.as_ref().map(|expr| expr.text.as_str().into()),
             lateness_us: raw.lateness_us,
             memory_us,
             tags: lowering.tags,

@@ -335,6 +335,29 @@ fn a_restart_reads_little_and_loses_no_window() {
 }
 
 #[test]
+fn a_counter_goes_on_after_a_bad_reading_that_was_long_ago() {
+    let text = TEN_SECONDS.replace("count(a)", "increase(a)");
+    let mut driver = StreamDriver::new(catalog(&text), STALL);
+    let id = stream("gw", 1, "telemetry");
+    driver.heard(&id, "telemetry", T0);
+    driver.birth(&id, &Birth { tags: vec![birth_tag("a", 30 * S, None)], ..Birth::default() });
+    let points = [
+        (5, num(10.0)),
+        (15, Cell::Bad(Quality::TIMEOUT)),
+        (22, Cell::Bad(Quality::TIMEOUT)),
+        (35, num(14.0)),
+        (52, num(15.0)),
+    ];
+    let mut got = Vec::new();
+    for (n, (t, cell)) in points.into_iter().enumerate() {
+        driver.rows(&[row(&id, n as u64 + 1, T0 + t * S, &[("a", cell)])]);
+        driver.contiguous(&id, n as u64 + 1);
+        got.extend(driver.close().iter().map(brief).map(|(end, n, _)| (end, n)));
+    }
+    assert_eq!(got, vec![(10, Some(0.0)), (20, Some(0.0)), (40, Some(4.0)), (50, Some(0.0))]);
+}
+
+#[test]
 fn open_cells_are_given_before_they_close() {
     let text = TEN_SECONDS
         .replace("window = { size = \"10 s\" }", "window = \"latest\"")

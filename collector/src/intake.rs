@@ -1,218 +1,256 @@
-//! Reads records from Kafka, embedded form (D10): one worker owns every partition, without a group.
+//! Reads records from Kafka, embedded form (D10): one worker owns all partitions of every category's topic.
 //!
-//! A thread of its own polls the consumer and hands records over a bounded channel; a full channel stops
-//! the polling, and Kafka keeps. This is the only file that names rdkafka. Invariant: reading begins
-//! exactly at the offsets that the lake holds; nothing is ever committed to Kafka or skipped.
+//! The only module that names rdkafka. A thread of its own polls librdkafka and hands records over a bounded
+//! channel; when the channel is full it waits, and librdkafka's own queues are bounded too, so memory is. Offsets are the
+//! caller's (they stand in the lake); nothing is ever committed to Kafka. Dropping [`Intake`] ends the thread.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod ends;
+mod topics;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use millrace_protocol::MESSAGE_MAX_BYTES;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _, Timestamp};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::Kafka;
+use ends::Ends;
+use topics::Topics;
 
-/// Records between the polling thread and the worker: a few flushes' worth, bounded in bytes by the
-/// fetch queue's own limit.
-pub const RECORDS: usize = 1_000;
-/// How long a poll waits; also how soon a stop is noticed.
-const POLL: Duration = Duration::from_millis(50);
-/// How often new topics and partitions are looked for.
-const DISCOVER: Duration = Duration::from_secs(10);
-/// How long the broker may take to answer for its topics.
-const METADATA_LIMIT: Duration = Duration::from_secs(5);
-/// The compacted topic of heartbeats holds no records.
-const STATUS: &str = "status";
+/// Records between Kafka and the worker: at 256 KiB each 16 MiB, which a flush takes in one go.
+const CHANNEL: usize = 64;
+/// librdkafka's own queue. *Units*: KiB.
+const QUEUE_KBYTES: usize = 16 * 1024;
+/// The longest that the thread sleeps before it looks whether it shall stop.
+const POLL: Duration = Duration::from_millis(100);
+/// How often ends are looked at (F5), by librdkafka's statistics.
+const STATISTICS_MS: u64 = 1_000;
 
-/// Where a record stands.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// The topic.
-    pub topic: String,
-    /// The partition, which is the shard.
-    pub partition: i32,
-}
-
-/// A Kafka message as it was read.
+/// A record as Kafka has it.
 #[derive(Debug, Clone)]
-pub struct Read {
-    /// Where it stands.
-    pub place: Place,
-    /// Its offset.
+pub struct Incoming {
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Partition, which is the shard.
+    pub partition: i32,
+    /// Offset.
     pub offset: i64,
-    /// When Kafka took it (embedded: when it was sent). *Units*: microseconds since 1970-01-01 UTC.
+    /// Append time; embedded: the record's own timestamp, set when it was sent. *Units*: microseconds since
+    /// 1970-01-01 UTC.
     pub append_us: i64,
-    /// The headers whose values are text.
-    pub headers: BTreeMap<String, String>,
-    /// The value.
-    pub payload: Vec<u8>,
+    /// Key: the machine.
+    pub key: Option<Vec<u8>>,
+    /// Headers.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Value.
+    pub value: Vec<u8>,
 }
 
-/// What the intake tells the worker.
+impl Incoming {
+    /// Finds a header that is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(known, _)| known == name)?;
+        std::str::from_utf8(value).ok()
+    }
+}
+
+/// What the intake tells the worker, in the order in which it happened.
 #[derive(Debug)]
 pub enum Event {
-    /// A record.
-    Read(Read),
-    /// Everything that was there has been read.
-    Idle,
-    /// Reading cannot go on from the offsets that the lake holds; a person must decide.
-    Broken(String),
+    /// A record was read.
+    Record(Incoming),
+    /// Everything that a topic's partition held at a time has been handed over.
+    End {
+        /// Topic.
+        topic: Arc<str>,
+        /// Partition.
+        partition: i32,
+        /// *Units*: microseconds since 1970-01-01 UTC.
+        at_us: i64,
+    },
+    /// Reading cannot go on; a person must act.
+    Failed(IntakeError),
 }
 
-/// Says why the intake did not start.
+/// Why reading cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
-#[error("the Kafka consumer cannot be made: {0}")]
-pub struct IntakeError(String);
-
-/// Polls until cancelled or the worker is gone. Blocking: give it a thread of its own.
-///
-/// *Errors*: [`IntakeError`] if librdkafka refuses the configuration.
-pub fn run(
-    kafka: &Kafka,
-    offsets: BTreeMap<Place, i64>,
-    events: &mpsc::Sender<Event>,
-    stop: &CancellationToken,
-) -> Result<(), IntakeError> {
-    let consumer = consumer(kafka)?;
-    let mut reader = Reader {
-        consumer,
-        prefix: format!("{}.", kafka.topic_prefix),
-        offsets,
-        assigned: BTreeSet::new(),
-        trouble: None,
-    };
-    let mut discovered: Option<Instant> = None;
-    while !stop.is_cancelled() {
-        if discovered.is_none_or(|at| at.elapsed() > DISCOVER) {
-            reader.discover();
-            discovered = (!reader.assigned.is_empty()).then(Instant::now);
-        }
-        let Some(event) = reader.poll() else { continue };
-        if events.blocking_send(event).is_err() {
-            break;
-        }
-    }
-    Ok(())
+pub enum IntakeError {
+    /// librdkafka refuses its configuration.
+    #[error("[kafka]: librdkafka refuses its configuration")]
+    Configuration(#[source] KafkaError),
+    /// The thread does not start.
+    #[error("the intake's thread does not start")]
+    Thread(#[source] std::io::Error),
+    /// Kafka no longer has, or does not have yet, the offset that the lake asks for (D13).
+    #[error(
+        "a topic under {prefix:?} does not have the offset that the lake continues at: it was made anew, or its records \
+         expired while the collector was away; what is lost shows in the audit, `offsets adopt` of a later release \
+         continues, until then remove the topic from table shard"
+    )]
+    Offsets {
+        /// `[kafka] topic_prefix`.
+        prefix: String,
+    },
 }
 
-fn consumer(kafka: &Kafka) -> Result<BaseConsumer, IntakeError> {
-    let mut config = ClientConfig::new();
-    for (key, value) in &kafka.options {
-        config.set(key, value);
+/// A running intake.
+#[derive(Debug)]
+pub struct Intake {
+    /// What happened; ends only with the intake.
+    pub events: mpsc::Receiver<Event>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Intake {
+    /// Begins to read at the given next offsets; what has none is read from its beginning.
+    ///
+    /// Kafka may be away: it is waited for.
+    ///
+    /// # Errors
+    /// [`IntakeError::Configuration`] and [`IntakeError::Thread`].
+    pub fn start(
+        kafka: &Kafka,
+        offsets: BTreeMap<(String, i32), i64>,
+        clock: fn() -> i64,
+    ) -> Result<Self, IntakeError> {
+        let consumer: BaseConsumer<Ends> =
+            client(kafka).create_with_context(Ends::new(clock)).map_err(IntakeError::Configuration)?;
+        let (sender, events) = mpsc::channel(CHANNEL);
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = Reader {
+            consumer,
+            topics: Topics::new(&kafka.topic_prefix, offsets),
+            names: BTreeMap::new(),
+            sender,
+            stop: Arc::clone(&stop),
+            away: false,
+        };
+        std::thread::Builder::new()
+            .name("intake".to_owned())
+            .spawn(move || reader.run())
+            .map_err(IntakeError::Thread)?;
+        Ok(Self { events, stop })
     }
-    config
+}
+
+impl Drop for Intake {
+    /// Tells the thread to end. It is not waited for: it may sit in a question to Kafka for seconds, and what it
+    /// still reads goes nowhere.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+fn client(kafka: &Kafka) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    for (name, value) in &kafka.options {
+        client.set(name, value);
+    }
+    let fetch_max = (4 * MESSAGE_MAX_BYTES).to_string();
+    let receive_max = (4 * MESSAGE_MAX_BYTES + 4096).to_string();
+    client
         .set("bootstrap.servers", kafka.brokers.join(","))
         .set("group.id", &kafka.group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "false")
+        .set("allow.auto.create.topics", "false")
+        .set("check.crcs", "true")
         .set("fetch.message.max.bytes", MESSAGE_MAX_BYTES.to_string())
-        .set("fetch.max.bytes", (8 * MESSAGE_MAX_BYTES).to_string())
-        .set("queued.max.messages.kbytes", "16384")
-        .set("reconnect.backoff.max.ms", "1000")
-        .set("allow.auto.create.topics", "false");
-    config.create().map_err(|e| IntakeError(e.to_string()))
+        .set("fetch.max.bytes", fetch_max)
+        .set("receive.message.max.bytes", receive_max)
+        .set("queued.max.messages.kbytes", QUEUE_KBYTES.to_string())
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.error.backoff.ms", "100")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("statistics.interval.ms", STATISTICS_MS.to_string());
+    client
 }
 
+/// The thread's own state.
 struct Reader {
-    consumer: BaseConsumer,
-    prefix: String,
-    offsets: BTreeMap<Place, i64>,
-    assigned: BTreeSet<Place>,
-    /// The last trouble that was logged; the same one is not logged again.
-    trouble: Option<String>,
+    consumer: BaseConsumer<Ends>,
+    topics: Topics,
+    names: BTreeMap<String, Arc<str>>,
+    sender: mpsc::Sender<Event>,
+    stop: Arc<AtomicBool>,
+    away: bool,
 }
 
 impl Reader {
-    /// Looks for topics of the prefix and takes their partitions at the lake's offsets.
-    fn discover(&mut self) {
-        let metadata = match self.consumer.fetch_metadata(None, METADATA_LIMIT) {
-            Ok(metadata) => metadata,
-            Err(error) => return self.say(&format!("Kafka cannot be asked for its topics: {error}")),
-        };
-        let mut new = TopicPartitionList::new();
-        for topic in metadata.topics() {
-            let category = topic.name().strip_prefix(&self.prefix);
-            if category.is_none_or(|category| category == STATUS) {
-                continue;
+    fn run(mut self) {
+        while !self.stop.load(Ordering::SeqCst) {
+            if self.topics.due(Instant::now()) {
+                self.topics.discover(&self.consumer);
             }
-            for partition in topic.partitions() {
-                let place = Place { topic: topic.name().to_owned(), partition: partition.id() };
-                if self.assigned.contains(&place) {
-                    continue;
-                }
-                let offset = self.offsets.get(&place).map_or(Offset::Beginning, |&next| Offset::Offset(next));
-                if new.add_partition_offset(&place.topic, place.partition, offset).is_ok() {
-                    self.assigned.insert(place);
+            let event = match self.consumer.poll(POLL) {
+                None => None,
+                Some(Ok(message)) => Some(Event::Record(taken(&message, &mut self.names))),
+                Some(Err(error)) => self.trouble(&error),
+            };
+            if let Some(event) = event {
+                self.away &= !matches!(event, Event::Record(_));
+                let failed = matches!(event, Event::Failed(_));
+                if self.sender.blocking_send(event).is_err() || failed {
+                    return;
                 }
             }
-        }
-        if new.count() == 0 {
-            return;
-        }
-        tracing::info!(partitions = new.count(), "reading from Kafka");
-        if let Err(error) = self.consumer.incremental_assign(&new) {
-            self.say(&format!("partitions cannot be taken: {error}"));
+            for (topic, partition, at_us) in self.consumer.context().take() {
+                let topic = name(&mut self.names, &topic);
+                if self.sender.blocking_send(Event::End { topic, partition, at_us }).is_err() {
+                    return;
+                }
+            }
         }
     }
 
-    fn poll(&mut self) -> Option<Event> {
-        let polled = self.consumer.poll(POLL).map(|result| result.map(|message| read(&message)));
-        match polled {
-            None => Some(Event::Idle),
-            Some(Ok(read)) => {
-                if self.trouble.take().is_some() {
-                    tracing::info!("reading from Kafka again");
-                }
-                Some(Event::Read(read))
-            }
-            Some(Err(error)) => self.failed(&error),
-        }
-    }
-
-    fn failed(&mut self, error: &KafkaError) -> Option<Event> {
+    /// Says once that Kafka is away; only what no waiting mends ends the intake.
+    fn trouble(&mut self, error: &KafkaError) -> Option<Event> {
         let code = error.rdkafka_error_code();
         if matches!(code, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)) {
-            return Some(Event::Broken(format!(
-                "Kafka no longer has the offset at which the lake stands ({error}): the topic was made anew or its \
-                 retention has passed; nothing is skipped by itself"
-            )));
+            return Some(Event::Failed(IntakeError::Offsets { prefix: self.topics.prefix().to_owned() }));
         }
-        // Everything else (a broker that is away) librdkafka mends by itself.
-        self.say(&error.to_string());
+        if !self.away {
+            self.away = true;
+            tracing::warn!("Kafka is away or in trouble; waiting for it: {error}");
+        }
         None
     }
+}
 
-    fn say(&mut self, what: &str) {
-        if self.trouble.as_deref() != Some(what) {
-            tracing::warn!("{what}; trying again");
-            self.trouble = Some(what.to_owned());
+fn name(names: &mut BTreeMap<String, Arc<str>>, topic: &str) -> Arc<str> {
+    match names.get(topic) {
+        Some(name) => Arc::clone(name),
+        None => {
+            let name: Arc<str> = topic.into();
+            names.insert(topic.to_owned(), Arc::clone(&name));
+            name
         }
     }
 }
 
-fn read(message: &BorrowedMessage<'_>) -> Read {
-    let millis = match message.timestamp() {
-        Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms,
-        Timestamp::NotAvailable => 0,
-    };
-    let mut headers = BTreeMap::new();
-    for header in message.headers().into_iter().flat_map(|h| h.iter()) {
-        if let Some(Ok(text)) = header.value.map(std::str::from_utf8) {
-            headers.insert(header.key.to_owned(), text.to_owned());
-        }
-    }
-    Read {
-        place: Place { topic: message.topic().to_owned(), partition: message.partition() },
+fn taken(message: &BorrowedMessage<'_>, names: &mut BTreeMap<String, Arc<str>>) -> Incoming {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+            .collect()
+    });
+    Incoming {
+        topic: name(names, message.topic()),
+        partition: message.partition(),
         offset: message.offset(),
-        append_us: millis.saturating_mul(1_000),
+        append_us: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1_000),
+        key: message.key().map(<[u8]>::to_vec),
         headers,
-        payload: message.payload().unwrap_or_default().to_vec(),
+        value: message.payload().unwrap_or_default().to_vec(),
     }
 }

@@ -41,7 +41,11 @@ pub struct StreamLedger {
     pub sender: Option<Epoch>,
     /// When the process that began this stream started. *Units*: microseconds since 1970 UTC.
     pub started_us: i64,
-    chunks: BTreeMap<u64, (u32, u32)>,
+    /// Rows met again and recognised.
+    pub repeated: u64,
+    /// Chunks met again with another content.
+    pub conflicts: u64,
+    pub(crate) chunks: BTreeMap<u64, (u32, u32)>,
 }
 
 /// What a chunk is to the ledger.
@@ -63,16 +67,23 @@ impl StreamLedger {
         if let Some(&(known_rows, known_crc)) = self.chunks.get(&first_seq)
             && (known_rows, known_crc) != (rows, crc)
         {
+            self.conflicts += 1;
             return Verdict::Conflict;
         }
+        self.remember(first_seq, rows, crc);
+        let last_seq = first_seq.saturating_add(u64::from(rows.saturating_sub(1)));
+        self.numbered = self.numbered.max(last_seq);
+        let missing = self.arrived().missing_in(first_seq..=last_seq);
+        self.repeated += u64::from(rows) - missing.len();
+        if missing.is_empty() { Verdict::Known } else { Verdict::New(missing) }
+    }
+
+    /// Takes note of the checksum of a chunk that was stored by an earlier flush.
+    pub fn remember(&mut self, first_seq: u64, rows: u32, crc: u32) {
         self.chunks.insert(first_seq, (rows, crc));
         if self.chunks.len() > REMEMBERED_CHUNKS {
             self.chunks.pop_first();
         }
-        let last_seq = first_seq.saturating_add(u64::from(rows.saturating_sub(1)));
-        self.numbered = self.numbered.max(last_seq);
-        let missing = self.arrived().missing_in(first_seq..=last_seq);
-        if missing.is_empty() { Verdict::Known } else { Verdict::New(missing) }
     }
 
     /// Accepts a sequence whose row goes into the lake. A row that was declared lost and comes all the

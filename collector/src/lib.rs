@@ -12,9 +12,16 @@ pub mod lake;
 
 pub mod features;
 
+pub mod flush;
+
 pub mod serve;
 
 pub mod audit;
 
+pub mod app;
+
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod status;
+pub mod supervise;

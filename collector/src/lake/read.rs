@@ -5,6 +5,6 @@ mod state;
 
 pub use rows::{Layouts, machine_rows, time_range};
 pub use state::{
-    LoadedStream, births, by_number, controls, operator_states, parse_set, recent_chunks, repairs, streams,
-    take_shards,
+    LoadedStream, births, by_number, controls, operator_states, parse_set, recent_chunks, repairs, shards,
+    streams, take_shards,
 };

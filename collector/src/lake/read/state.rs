@@ -107,8 +107,23 @@ pub async fn take_shards(conn: &mut SqliteConnection) -> Result<BTreeMap<i32, Sh
     let update =
         Statement::new("UPDATE shard SET fence = fence + 1 RETURNING shard, fence, flushes, offsets");
     let rows = update.fetch_all(conn).await.map_err(LakeError::sql(WHAT))?;
+    decode_shards(&rows)
+}
+
+/// Reads every shard without taking it.
+///
+/// # Errors
+/// [`LakeError`].
+pub async fn shards(conn: &mut SqliteConnection) -> Result<BTreeMap<i32, ShardState>, LakeError> {
+    let select = Statement::new("SELECT shard, fence, flushes, offsets FROM shard");
+    let rows = select.fetch_all(conn).await.map_err(LakeError::sql("read the shards (table shard)"))?;
+    decode_shards(&rows)
+}
+
+fn decode_shards(rows: &[SqliteRow]) -> Result<BTreeMap<i32, ShardState>, LakeError> {
+    const WHAT: &str = "read the shards (table shard)";
     let mut shards = BTreeMap::new();
-    for row in &rows {
+    for row in rows {
         let columns = || -> Result<(i32, i64, i64, String), db::Error> {
             Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
         };

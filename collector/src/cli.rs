@@ -1,0 +1,107 @@
+//! The command line: one module for each verb.
+//!
+//! Exit codes: 0 good, 1 failed while running, 2 audit, parity or `--diff` found something, 64 wrong usage or
+//! configuration.
+
+mod audit;
+mod check;
+mod migrate;
+mod run;
+mod status;
+mod table;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::app::FeatureFilesError;
+use crate::config::{self, Config, ConfigError};
+
+/// All is well.
+pub const GOOD: u8 = 0;
+/// It failed while it ran.
+pub const FAILED: u8 = 1;
+/// Audit, parity or `--diff` found something.
+pub const FOUND: u8 = 2;
+/// Wrong usage or configuration.
+pub const WRONG_USAGE: u8 = 64;
+
+/// From Kafka to the lake and the feature stores.
+#[derive(Debug, Parser)]
+#[command(name = "millrace-collector", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// The configuration file.
+#[derive(Debug, Clone, Args)]
+struct ConfigFile {
+    /// The configuration file; the directory conf.d beside it is read too.
+    #[arg(long, value_name = "FILE", default_value = "/etc/millrace/collector.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Read Kafka, fill the lake and the feature stores, serve features.
+    Run(ConfigFile),
+    /// Check configuration and feature files; every problem is named at once.
+    Check(check::Arguments),
+    /// Create or upgrade all tables; run does it too.
+    Migrate(ConfigFile),
+    /// Show what the ledger knows of every stream.
+    Status(status::Arguments),
+    /// Does every numbered row stand somewhere? Exit code 2 if not.
+    Audit(audit::Arguments),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Carries out a command line; gives the exit code.
+pub async fn main(cli: Cli) -> u8 {
+    let done = match cli.verb {
+        Verb::Run(file) => run::run(&file.config).await,
+        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Migrate(file) => migrate::run(&file.config).await,
+        Verb::Status(arguments) => status::run(&arguments).await,
+        Verb::Audit(arguments) => audit::run(&arguments).await,
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "millrace-collector", &mut std::io::stdout());
+            Ok(GOOD)
+        }
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            let code = code_of(error.as_ref());
+            report(&crate::app::chain(error.as_ref()));
+            code
+        }
+    }
+}
+
+/// Prints an error for people; it is no log line.
+#[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
+fn report(text: &str) {
+    eprintln!("{text}");
+}
+
+fn code_of(error: &(dyn Error + 'static)) -> u8 {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<ConfigError>() || error.is::<FeatureFilesError>() {
+            return WRONG_USAGE;
+        }
+        cause = error.source();
+    }
+    FAILED
+}
+
+fn configuration(file: &Path) -> Result<Config, ConfigError> {
+    config::load(file)
+}

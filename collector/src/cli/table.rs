@@ -1,0 +1,60 @@
+//! Tables for people, JSON for programs.
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+/// A table: names of columns, and rows of text. Columns of numbers stand to the right.
+pub(super) struct Sheet {
+    table: Table,
+    right: Vec<bool>,
+}
+
+impl Sheet {
+    /// Begins a table; a name that ends in `>` makes a column of numbers.
+    pub(super) fn new(columns: &[&str]) -> Self {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        let right: Vec<bool> = columns.iter().map(|name| name.ends_with('>')).collect();
+        table.set_header(
+            columns.iter().zip(&right).map(|(name, right)| aligned(name.trim_end_matches('>'), *right)),
+        );
+        Self { table, right }
+    }
+
+    /// Adds a row.
+    pub(super) fn row(&mut self, cells: &[String]) {
+        self.table.add_row(cells.iter().zip(&self.right).map(|(text, right)| aligned(text, *right)));
+    }
+
+    /// Prints it.
+    #[expect(clippy::print_stdout, reason = "the command line prints its result")]
+    pub(super) fn print(&self) {
+        let text = self.table.to_string();
+        for line in text.lines() {
+            println!("{}", line.trim_end());
+        }
+    }
+}
+
+fn aligned(text: &str, right: bool) -> Cell {
+    Cell::new(text).set_alignment(if right { CellAlignment::Right } else { CellAlignment::Left })
+}
+
+/// Prints a value as JSON.
+#[expect(clippy::print_stdout, reason = "the command line prints its result")]
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<(), serde_json::Error> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Prints a line.
+#[expect(clippy::print_stdout, reason = "the command line prints its result")]
+pub(super) fn line(text: &str) {
+    println!("{text}");
+}
+
+/// Writes a time as RFC 3339, UTC; `-` for none.
+pub(super) fn time(us: Option<i64>) -> String {
+    let time = us.and_then(|us| time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1_000).ok());
+    time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_else(|| "-".to_owned())
+}

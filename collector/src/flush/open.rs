@@ -1,0 +1,52 @@
+//! What waits for the next flush.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use millrace_protocol::{Birth, Layout, StreamId};
+
+use crate::lake::row::Columns;
+use crate::lake::write::{ControlRow, DeadLetter, GapRow, LossRow, QuarantineRow};
+
+/// The open batch. Rows of the lake still lack the numbers of their stream, machine and layout, which only the
+/// transaction can give.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    pub(super) shards: BTreeMap<i32, OpenShard>,
+    pub(super) points: usize,
+}
+
+/// A shard's part of it.
+#[derive(Debug, Default)]
+pub(super) struct OpenShard {
+    pub(super) offsets: BTreeMap<String, i64>,
+    pub(super) touched: BTreeSet<Arc<StreamId>>,
+    pub(super) chunks: Vec<NewRows>,
+    pub(super) checksums: Vec<(Arc<StreamId>, u64, u32, u32)>,
+    pub(super) dead_letters: Vec<(Option<Arc<StreamId>>, DeadLetter)>,
+    pub(super) quarantine: Vec<(Arc<StreamId>, QuarantineRow)>,
+    pub(super) losses: Vec<(Arc<StreamId>, LossRow)>,
+    pub(super) gaps: Vec<(Arc<StreamId>, GapRow)>,
+    pub(super) births: Vec<(Arc<StreamId>, i64, Birth)>,
+    pub(super) controls: Vec<(Arc<StreamId>, ControlRow)>,
+    pub(super) rows: u64,
+    pub(super) points: u64,
+}
+
+/// New rows of one chunk.
+#[derive(Debug)]
+pub(super) struct NewRows {
+    pub(super) stream: Arc<StreamId>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) append_us: i64,
+    pub(super) rows: Vec<NewRow>,
+}
+
+/// A new row.
+#[derive(Debug)]
+pub(super) struct NewRow {
+    pub(super) time_us: i64,
+    pub(super) seq: u64,
+    pub(super) flags: u16,
+    pub(super) columns: Columns,
+}

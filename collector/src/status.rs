@@ -1,0 +1,99 @@
+//! What the collector tells about itself: metrics, and whether it can do its work.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::{IntCounter, IntGauge, Registry};
+
+use crate::flush::Flushed;
+
+/// Metrics and readiness, shared by the worker and the server.
+#[derive(Clone)]
+pub struct Status {
+    /// Everything that `/metrics` shows.
+    pub registry: Registry,
+    rows: IntCounter,
+    points: IntCounter,
+    dead_letters: IntCounter,
+    quarantined: IntCounter,
+    feature_rows: IntCounter,
+    flushes: IntCounter,
+    reloads: IntCounter,
+    paused: IntGauge,
+    not_ready: Arc<Mutex<Option<String>>>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Status {
+    /// Makes the metrics; the collector is not ready yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| {
+            #[expect(clippy::expect_used, reason = "the names are constants of the right form")]
+            let counter =
+                IntCounter::new(format!("millrace_collector_{name}"), help).expect("a valid metric name");
+            let _unique = registry.register(Box::new(counter.clone()));
+            counter
+        };
+        #[expect(clippy::expect_used, reason = "the name is a constant of the right form")]
+        let paused = IntGauge::new("millrace_collector_paused", "1 while the lake cannot be written.")
+            .expect("a valid metric name");
+        let _unique = registry.register(Box::new(paused.clone()));
+        Self {
+            rows: counter("lake_rows_total", "Rows written to the lake."),
+            points: counter("lake_points_total", "Points written to the lake."),
+            dead_letters: counter(
+                "dead_letters_total",
+                "Records, items and payloads that could not be read.",
+            ),
+            quarantined: counter("quarantined_rows_total", "Rows that are not believed."),
+            feature_rows: counter("feature_rows_total", "Rows written to the offline store."),
+            flushes: counter("flushes_total", "Transactions committed."),
+            reloads: counter("reloads_total", "Times that the memory was loaded from the lake."),
+            paused,
+            not_ready: Arc::new(Mutex::new(Some("starting".to_owned()))),
+            registry,
+        }
+    }
+
+    /// Counts what a flush wrote.
+    pub fn flushed(&self, flushed: &Flushed) {
+        self.rows.inc_by(flushed.rows);
+        self.points.inc_by(flushed.points);
+        self.dead_letters.inc_by(flushed.dead_letters);
+        self.quarantined.inc_by(flushed.quarantined);
+        self.feature_rows.inc_by(flushed.written.len() as u64);
+        self.flushes.inc();
+    }
+
+    /// Counts a load of the memory.
+    pub fn reloaded(&self) {
+        self.reloads.inc();
+    }
+
+    /// Says that the lake cannot be written, and why; `true` the first time.
+    pub fn pause(&self, why: &str) -> bool {
+        self.paused.set(1);
+        let mut not_ready = self.not_ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = not_ready.as_deref() != Some(why);
+        *not_ready = Some(why.to_owned());
+        first
+    }
+
+    /// Says that all is well; `true` if it was not before.
+    pub fn ready(&self) -> bool {
+        self.paused.set(0);
+        self.not_ready.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+
+    /// Gives why the collector is not ready, if it is not.
+    #[must_use]
+    pub fn not_ready(&self) -> Option<String> {
+        self.not_ready.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

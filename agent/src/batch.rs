@@ -3,10 +3,10 @@
 //! One OS thread runs [`Batch::run`]; it is the only writer of the buffer. Invariant: a delivery is
 //! confirmed only after the flush that holds its rows, and confirmations go out in order of receipt.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use millrace_protocol::{Birth, Category, DEFAULT_CATEGORY, Item, MachineName};
+use millrace_protocol::{Birth, BirthTag, Category, DEFAULT_CATEGORY, Item, MachineName};
 use thiserror::Error;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::sync::oneshot;
@@ -58,7 +58,7 @@ pub enum BatchError {
 struct OpenStream {
     number: u32,
     next_seq: u64,
-    tags: Vec<millrace_protocol::BirthTag>,
+    tags: Vec<BirthTag>,
     attributes: BTreeMap<String, String>,
     waiting: Waiting,
     /// Whether it stands in [`Pending::streams`].
@@ -149,7 +149,7 @@ impl Batch {
         &mut self,
         machine: &MachineName,
         category: &Category,
-        tags: Vec<millrace_protocol::BirthTag>,
+        tags: Vec<BirthTag>,
         attributes: BTreeMap<String, String>,
     ) -> (OpenStream, Birth) {
         let birth = Birth {
@@ -260,29 +260,35 @@ impl Batch {
         }
     }
 
-    /// Makes a birth of tags that a source saw for the first time.
+    /// Makes a birth of tags that a source saw for the first time: these, and by their names those that
+    /// another source or an earlier start announced.
     fn new_tags(&mut self, new: &NewTags) {
         let key = (new.machine.clone(), new.category.clone());
-        let attributes: BTreeMap<String, String> = new.attributes.iter().cloned().collect();
-        let tags = new.tags.to_vec();
-        let mut birth = match self.streams.get_mut(&key) {
-            Some(stream) if stream.tags == tags && stream.attributes == attributes => return,
-            Some(stream) => {
-                stream.tags.clone_from(&tags);
-                stream.attributes.clone_from(&attributes);
-                Birth { tags, attributes, ..Birth::default() }
+        let birth = if let Some(stream) = self.streams.get_mut(&key) {
+            let tags = merged(&stream.tags, &new.tags);
+            let mut attributes = stream.attributes.clone();
+            attributes.extend(new.attributes.iter().cloned());
+            if stream.tags == tags && stream.attributes == attributes {
+                return;
             }
-            None => {
-                let (stream, birth) = self.open(&key.0, &key.1, tags, attributes);
-                self.streams.insert(key.clone(), stream);
-                birth
+            stream.tags.clone_from(&tags);
+            stream.attributes.clone_from(&attributes);
+            Birth {
+                after: 0,
+                tags,
+                attributes,
+                previous: self.buffer.previous(&key.0, &key.1),
+                last_flushed_us: self.last_flushed_us,
+                started_us: self.started_us,
             }
+        } else {
+            let attributes = new.attributes.iter().cloned().collect();
+            let (stream, birth) = self.open(&key.0, &key.1, new.tags.to_vec(), attributes);
+            self.streams.insert(key.clone(), stream);
+            birth
         };
-        birth.started_us = self.started_us;
-        birth.previous = self.buffer.previous(&key.0, &key.1);
-        birth.last_flushed_us = self.last_flushed_us;
+        self.pending.bytes += 64 * birth.tags.len();
         self.waiting(&key).birth(birth);
-        self.pending.bytes += 64 * new.tags.len();
     }
 
     /// Gives what waits in a stream; one that nothing announced gets a birth without tags.
@@ -389,6 +395,14 @@ impl Batch {
     }
 }
 
+/// Gives the tags of both, each name once, the newer ones in the place of the older.
+fn merged(old: &[BirthTag], new: &[BirthTag]) -> Vec<BirthTag> {
+    let replaced: HashMap<&str, &BirthTag> = new.iter().map(|tag| (&*tag.name, tag)).collect();
+    let known: HashSet<&str> = old.iter().map(|tag| &*tag.name).collect();
+    let kept = old.iter().map(|tag| replaced.get(&*tag.name).copied().unwrap_or(tag));
+    kept.chain(new.iter().filter(|tag| !known.contains(&*tag.name))).cloned().collect()
+}
+
 fn add_counts(sum: &mut SourceCounts, more: &SourceCounts) {
     sum.due += more.due;
     sum.good += more.good;
@@ -396,3 +410,6 @@ fn add_counts(sum: &mut SourceCounts, more: &SourceCounts) {
     sum.skipped += more.skipped;
     sum.suppressed += more.suppressed;
 }
+
+#[cfg(test)]
+mod tests;

@@ -186,4 +186,4 @@ fn open_on(disk: Disk, options: OpenOptions) -> Result<(Buffer, BufferReader), B
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -85,7 +85,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// A buffer in a temporary folder, started as often as a test likes.
-struct Rig {
+pub(crate) struct Rig {
     dir: TempDir,
     disk: Arc<TestDisk>,
     clock: Arc<AtomicI64>,
@@ -95,7 +95,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             disk: Arc::default(),
@@ -123,14 +123,20 @@ impl Rig {
     }
 
     /// Starts as a new process would, in a new epoch.
-    fn start(&mut self) -> (Buffer, BufferReader) {
+    pub(crate) fn start(&mut self) -> (Buffer, BufferReader) {
         self.starts += 1;
         let disk = Disk::with_faults(Arc::clone(&self.disk) as Arc<dyn Faults>);
         open_on(disk, self.options()).unwrap()
     }
 
+    /// Ends the world now; every later step fails.
+    pub(crate) fn end(&self) {
+        self.disk.inner.lock().unwrap().countdown = Some(0);
+        let _ = Faults::at(&*self.disk, Step::Append, &self.folder());
+    }
+
     /// Puts what a kill or a power cut left in the place of the folder.
-    fn restore_image(&mut self) {
+    pub(crate) fn restore_image(&mut self) {
         let image = self.disk.inner.lock().unwrap().image.take();
         self.disk = Arc::default();
         let image = image.expect("the world has not ended");
@@ -141,10 +147,14 @@ impl Rig {
         std::fs::rename(&moved, self.folder()).unwrap();
     }
 
+    /// Lets the disk run full, or gives it space again.
+    pub(crate) fn fill_disk(&self, is_full: bool) {
+        self.disk.is_full.store(is_full, Ordering::SeqCst);
+    }
+
     /// Breaks off now, as kill -9 does: what sled holds in memory is gone.
     fn kill(&mut self, buffer: Buffer, reader: BufferReader) {
-        self.disk.inner.lock().unwrap().countdown = Some(0);
-        let _ = Faults::at(&*self.disk, Step::Append, &self.folder());
+        self.end();
         drop((buffer, reader));
         self.restore_image();
     }

@@ -1,0 +1,287 @@
+//! The batch stage on a real buffer: numbers, chunks, confirmations, redelivery, births.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use millrace_protocol::{
+    Cell, Chunk, ClockSegment, Layout, LayoutColumn, Quality, RawRow, Reporting, Row, RowFlags, StreamRow,
+    Value, ValueType,
+};
+
+use super::*;
+use crate::buffer::tests::Rig;
+use crate::buffer::{BufferReader, Stored};
+use crate::delivery::Publish;
+
+fn machine(name: &str) -> MachineName {
+    MachineName::new(name).unwrap()
+}
+
+fn telemetry() -> Category {
+    Category::new("telemetry").unwrap()
+}
+
+fn layout(tags: &[&str]) -> Arc<Layout> {
+    let column = |tag: &&str| LayoutColumn { tag: Arc::from(*tag), value_type: ValueType::F64 };
+    Arc::new(Layout::new(tags.iter().map(column).collect()))
+}
+
+fn row(name: &str, layout: &Arc<Layout>, time_us: i64) -> StreamRow {
+    let cells = vec![Cell::Good(Value::F64(time_us as f64)); layout.columns().len()];
+    let row = Row { time_us, flags: RowFlags::default(), layout: Arc::clone(layout), cells };
+    StreamRow { machine: machine(name), category: telemetry(), row }
+}
+
+fn delivery(rows: Vec<StreamRow>) -> Delivery {
+    let counts = rows.iter().map(|r| {
+        let points = r.row.points() as u64;
+        (r.machine.clone(), SourceCounts { due: points, good: points, ..SourceCounts::default() })
+    });
+    Delivery {
+        counts: counts.collect(),
+        rows,
+        raw: None,
+        clock: ClockSegment::default(),
+        new_tags: Vec::new(),
+        publish: None,
+    }
+}
+
+fn published(
+    delivery: Delivery,
+    connection: u64,
+    hash: u64,
+    dup: bool,
+) -> (Delivery, oneshot::Receiver<Confirmed>) {
+    let (confirm, confirmed) = oneshot::channel();
+    let publish = Publish { session: 1, connection, hash, dup, confirm };
+    (Delivery { publish: Some(publish), ..delivery }, confirmed)
+}
+
+fn tag(name: &str, unit: &str) -> BirthTag {
+    BirthTag {
+        name: name.into(),
+        value_type: None,
+        unit: Some(unit.into()),
+        source: "test".into(),
+        reporting: Reporting::Spontaneous,
+        hold_us: 0,
+        counter_modulus: None,
+    }
+}
+
+fn tags(name: &str, tags: &[BirthTag]) -> NewTags {
+    NewTags { machine: machine(name), category: telemetry(), tags: tags.into(), attributes: Vec::new() }
+}
+
+fn options(streams: Vec<NewTags>) -> BatchOptions {
+    BatchOptions {
+        streams,
+        site: "hall".to_owned(),
+        sync_interval: Duration::from_millis(20),
+        mqtt_window: 20,
+    }
+}
+
+struct Running {
+    sender: mpsc::Sender<Delivery>,
+    thread: JoinHandle<Result<(), BatchError>>,
+    reader: BufferReader,
+}
+
+impl Running {
+    fn start(rig: &mut Rig, options: BatchOptions) -> Self {
+        let (buffer, reader) = rig.start();
+        let batch = Batch::new(buffer, options).unwrap();
+        let (sender, receiver) = mpsc::channel(DELIVERIES);
+        let thread = std::thread::spawn(move || batch.run(receiver));
+        Self { sender, thread, reader }
+    }
+
+    fn send(&self, delivery: Delivery) {
+        self.sender.blocking_send(delivery).unwrap();
+    }
+
+    /// Ends the stage, which flushes what waits; the reader stays.
+    fn stop(self) -> BufferReader {
+        drop(self.sender);
+        self.thread.join().unwrap().unwrap();
+        self.reader
+    }
+}
+
+fn rows_of(taken: &[Stored], name: &str) -> Vec<(u64, Row)> {
+    let mut rows = Vec::new();
+    for stored in taken.iter().filter(|s| s.stream.machine == machine(name)) {
+        if let Ok(Item::Chunk(chunk)) = Item::decode(&stored.item) {
+            let layout = stored.layout.as_ref().unwrap();
+            rows.extend(Chunk::unpack(&chunk, layout).unwrap().rows());
+        }
+    }
+    rows
+}
+
+fn births_of(taken: &[Stored], name: &str) -> Vec<Birth> {
+    let items = taken.iter().filter(|s| s.stream.machine == machine(name)).map(|s| Item::decode(&s.item));
+    items.filter_map(|item| if let Ok(Item::Birth(birth)) = item { Some(birth) } else { None }).collect()
+}
+
+#[test]
+fn rows_are_numbered_without_holes_across_layouts_and_clock_segments() {
+    let mut rig = Rig::new();
+    let running = Running::start(&mut rig, options(Vec::new()));
+    let (one, two) = (layout(&["a"]), layout(&["a", "b"]));
+    for n in 0..100 {
+        let shape = if n % 10 == 9 { &two } else { &one };
+        let mut delivery = delivery(vec![row("hall/m", shape, n), row("hall/other", &one, n)]);
+        delivery.clock.number = u32::from(n >= 55);
+        running.send(delivery);
+    }
+    let reader = running.stop();
+    let taken = reader.take(usize::MAX);
+    let rows = rows_of(&taken, "hall/m");
+    assert_eq!(rows.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
+    assert_eq!(rows.iter().map(|(_, r)| r.time_us).collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
+    let books = reader.books();
+    assert!(books.balanced, "{books:?}");
+    assert_eq!(books.source.iter().map(|s| s.numbered).collect::<Vec<_>>(), [110, 100]);
+}
+
+#[test]
+fn a_publish_is_confirmed_when_it_is_on_disk_and_stored_once_over_kills() {
+    let mut rig = Rig::new();
+    let one = layout(&["a"]);
+    let running = Running::start(&mut rig, options(Vec::new()));
+    let mut waiting = Vec::new();
+    for n in 0..25 {
+        let (delivery, confirmed) = published(delivery(vec![row("hall/m", &one, n)]), 1, n as u64, false);
+        running.send(delivery);
+        waiting.push(confirmed);
+    }
+    for confirmed in waiting {
+        assert_eq!(confirmed.blocking_recv(), Ok(Confirmed::Stored));
+        assert!(running.reader.numbered(&running.reader.streams()[0].stream) > 0);
+    }
+    rig.end();
+    drop(running.stop());
+    rig.restore_image();
+    let running = Running::start(&mut rig, options(Vec::new()));
+    for (n, dup, expected) in [(23, true, Confirmed::Redelivered), (24, false, Confirmed::Stored)] {
+        let again = delivery(vec![row("hall/m", &one, n)]);
+        let (delivery, confirmed) = published(again, 2, n as u64, dup);
+        running.send(delivery);
+        assert_eq!(confirmed.blocking_recv(), Ok(expected), "{n}");
+    }
+    let reader = running.stop();
+    let times: Vec<i64> =
+        rows_of(&reader.take(usize::MAX), "hall/m").iter().map(|(_, r)| r.time_us).collect();
+    assert_eq!(times, (0..25).chain([24]).collect::<Vec<_>>());
+    let books = reader.books();
+    assert_eq!((books.redelivered, books.balanced), (1, true));
+    assert_eq!(books.source[0].due, 26, "what was redelivered is not due again");
+}
+
+#[test]
+fn every_stream_of_configuration_and_manifest_is_born_at_each_start() {
+    let mut rig = Rig::new();
+    let one = layout(&["a"]);
+    let running = Running::start(&mut rig, options(vec![tags("hall/m", &[tag("a", "bar")])]));
+    running.send(delivery(vec![
+        row("hall/m", &one, 1),
+        row("hall/m", &one, 2),
+        row("hall/unnamed", &one, 1),
+    ]));
+    let announced = Delivery {
+        new_tags: vec![tags("hall/m", &[tag("b", "A")]), tags("hall/m", &[tag("a", "Pa")])],
+        ..delivery(vec![row("hall/m", &one, 3)])
+    };
+    running.send(announced);
+    let taken = running.stop().take(usize::MAX);
+    let births = births_of(&taken, "hall/m");
+    assert_eq!(births.iter().map(|b| b.after).collect::<Vec<_>>(), [0, 2, 2]);
+    let names = |b: &Birth| {
+        b.tags.iter().map(|t| (t.name.to_string(), t.unit.clone().unwrap().to_string())).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&births[1]), [("a".into(), "bar".into()), ("b".into(), "A".into())]);
+    assert_eq!(names(&births[2]), [("a".into(), "Pa".into()), ("b".into(), "A".into())]);
+    assert!(births.iter().all(|b| b.previous.is_none() && b.last_flushed_us.is_none()));
+    assert_eq!(births_of(&taken, "hall/unnamed").len(), 1);
+
+    let running = Running::start(&mut rig, options(Vec::new()));
+    let streams = running.reader.streams();
+    let previous =
+        streams.iter().find(|s| !s.is_current && s.stream.machine == machine("hall/m")).unwrap().clone();
+    let taken: Vec<Stored> =
+        running.stop().take(usize::MAX).into_iter().filter(|s| s.stream != previous.stream).collect();
+    let births = births_of(&taken, "hall/m");
+    let chain = births[0].previous.unwrap();
+    assert_eq!((births.len(), births[0].after), (1, 0));
+    assert_eq!((chain.epoch, chain.last_seq), (previous.stream.epoch, 3));
+    assert_eq!(names(&births[0]), [("a".into(), "Pa".into()), ("b".into(), "A".into())]);
+    assert!(births[0].last_flushed_us.is_some());
+}
+
+#[test]
+fn what_no_item_can_hold_becomes_a_raw_row_and_the_books_balance() {
+    let mut rig = Rig::new();
+    let running = Running::start(&mut rig, options(Vec::new()));
+    let text = Arc::new(Layout::new(vec![LayoutColumn { tag: "text".into(), value_type: ValueType::Text }]));
+    let mut large = row("hall/m", &text, 2);
+    large.row.cells = vec![Cell::Good(Value::Text("x".repeat(2_000_000).into()))];
+    let mut small = row("hall/m", &text, 1);
+    small.row.cells = vec![Cell::Good(Value::Text("x".into()))];
+    let mut bad = row("hall/m", &text, 3);
+    bad.row.cells = vec![Cell::Bad(Quality::TIMEOUT)];
+    running.send(delivery(vec![small, large, bad]));
+    let raw = RawRow {
+        time_us: 4,
+        topic: "plant/x".into(),
+        payload: vec![7; 1_500_000].into(),
+        reason: "not JSON".into(),
+    };
+    running.send(Delivery { raw: Some(raw), ..delivery(Vec::new()) });
+    let reader = running.stop();
+    let taken = reader.take(usize::MAX);
+    let rows = rows_of(&taken, "hall/m");
+    assert_eq!(rows.iter().map(|(seq, r)| (*seq, r.time_us)).collect::<Vec<_>>(), [(1, 1), (2, 3)]);
+    let mut raws = Vec::new();
+    for stored in taken.iter().filter(|s| s.stream.machine == machine("hall/gw")) {
+        if let Ok(Item::Raw(raw)) = Item::decode(&stored.item) {
+            raws.extend(raw.rows);
+        }
+    }
+    raws.sort_by_key(|r| -r.time_us);
+    assert_eq!(raws.iter().map(|r| r.time_us).collect::<Vec<_>>(), [4, 2]);
+    assert_eq!(raws[0].payload.len(), 512 * 1024);
+    let books = reader.books();
+    assert!(books.balanced, "{books:?}");
+    assert_eq!(books.source.iter().map(|s| (s.due, s.suppressed, s.numbered)).next(), Some((3, 1, 2)));
+}
+
+#[test]
+fn with_a_dead_disk_rows_are_volatile_and_confirmed_by_kafka() {
+    let mut rig = Rig::new();
+    let one = layout(&["a"]);
+    let running = Running::start(&mut rig, options(Vec::new()));
+    let (first, confirmed) = published(delivery(vec![row("hall/m", &one, 1)]), 1, 1, false);
+    running.send(first);
+    assert_eq!(confirmed.blocking_recv(), Ok(Confirmed::Stored));
+    rig.fill_disk(true);
+    let (second, mut confirmed) = published(delivery(vec![row("hall/m", &one, 2)]), 1, 2, false);
+    running.send(second);
+    let mut taken = Vec::new();
+    while rows_of(&taken, "hall/m").len() < 2 {
+        taken.extend(running.reader.take(usize::MAX));
+        std::thread::yield_now();
+    }
+    let mut rows = rows_of(&taken, "hall/m");
+    rows.sort_by_key(|(seq, _)| *seq);
+    let flags: Vec<(u64, bool)> =
+        rows.iter().map(|(seq, r)| (*seq, r.flags.contains(RowFlags::VOLATILE))).collect();
+    assert_eq!(flags, [(1, false), (2, true)]);
+    assert!(confirmed.try_recv().is_err(), "it is neither on disk nor in Kafka");
+    let positions: Vec<_> = taken.iter().map(|s| s.position).collect();
+    running.reader.acknowledge(&positions);
+    assert_eq!(confirmed.blocking_recv(), Ok(Confirmed::Stored));
+    running.stop();
+}

@@ -16,21 +16,25 @@ use crate::config::WhenFull;
 
 mod disk;
 mod entry;
+mod inspect;
 mod manifest;
 mod notice;
 mod open;
 mod pass;
 mod reader;
+mod room;
 mod segment;
 mod state;
 mod streams;
 mod writer;
 
+pub use inspect::{Report, SegmentReport, StreamReport, inspect, verify};
 pub use reader::{BufferHealth, BufferReader, Stored, StreamState};
 pub use state::Done;
 pub use writer::{Buffer, Flushed, Group, NewRows};
 
 use disk::Disk;
+use open::Purpose;
 use state::State;
 
 /// Gives the wall clock in microseconds since 1970-01-01 UTC; tests inject theirs.
@@ -172,7 +176,7 @@ fn open_on(disk: Disk, options: OpenOptions) -> Result<(Buffer, BufferReader), B
     let folder = options.data_dir.join("buffer");
     disk.make_folder(&folder)?;
     let lock = open::lock(&folder)?;
-    let found = open::find(&folder, &disk, &options)?;
+    let found = open::find(&folder, &disk, Purpose::Run, &options.agent, options.epoch)?;
     let shared = Arc::new(Shared {
         folder: folder.clone(),
         disk: disk.clone(),

@@ -14,6 +14,7 @@ pub mod uplink;
 
 pub mod supervise;
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;

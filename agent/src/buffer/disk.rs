@@ -41,6 +41,8 @@ pub(super) enum Step {
 pub(super) trait Faults: fmt::Debug + Send + Sync {
     /// Is called before each step; an error is what the system would say.
     fn at(&self, step: Step, path: &Path) -> io::Result<()>;
+    /// Stands for the free space of the file system.
+    fn available_bytes(&self) -> Option<u64>;
 }
 
 /// The disk, with or without faults.
@@ -78,6 +80,14 @@ impl Disk {
             sync_folder(folder)?;
         }
         self.at(Step::ManifestReplaced, path)
+    }
+
+    /// Gives the free space of a folder's file system, where the system says. *Units*: bytes.
+    pub(super) fn available_bytes(&self, path: &Path) -> Option<u64> {
+        match &self.faults {
+            Some(faults) => faults.available_bytes(),
+            None => fs2::available_space(path).ok(),
+        }
     }
 
     /// Makes a folder, durably; one that is there is left alone.

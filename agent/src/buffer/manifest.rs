@@ -72,7 +72,7 @@ pub(super) struct PassingEntry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Manifest {
     version: u32,
-    agent: AgentId,
+    pub(super) agent: AgentId,
     /// Of the process that wrote it.
     pub(super) epoch: Epoch,
     pub(super) folded_to: u64,
@@ -156,6 +156,11 @@ impl Manifest {
             hashes: state.hashes.iter().map(|(&s, ring)| (s, ring.iter().copied().collect())).collect(),
             passing: passing.collect(),
         }
+    }
+
+    /// Gives the first entry of the newest segment that it lists.
+    pub(super) fn newest_segment(&self) -> Option<u64> {
+        self.segments.iter().map(|s| s.first).max()
     }
 
     /// Gives the bytes of the file.

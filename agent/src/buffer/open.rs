@@ -8,20 +8,22 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use millrace_protocol::{LossReason, StreamId};
+use millrace_protocol::{AgentId, Epoch, LossReason, StreamId};
 
+use super::BufferError;
 use super::disk::{Disk, folder_bytes};
 use super::entry::{Entry, RowsHead, StreamName};
 use super::manifest::{self, Manifest};
 use super::segment::{Kind, Segment};
 use super::state::{Amount, SegmentState, State};
-use super::{BufferError, OpenOptions};
 
 /// The buffer as it was found.
 pub(super) struct Found {
     pub(super) state: State,
     /// Folders that are of no more use, to be removed after the next manifest.
     pub(super) leftovers: Vec<PathBuf>,
+    /// Segments that were set aside, by their first entry, and why.
+    pub(super) damaged: Vec<(u64, String)>,
 }
 
 /// Gives the folder of a segment.
@@ -43,17 +45,34 @@ pub(super) fn lock(folder: &Path) -> Result<File, BufferError> {
     }
 }
 
+/// Whether finding may change the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Damaged segments and manifests get other names.
+    Run,
+    /// Nothing is renamed or removed.
+    Inspect,
+}
+
 /// Finds everything that a folder holds.
 ///
 /// *Errors*: [`BufferError::Io`] if it cannot be read.
-pub(super) fn find(folder: &Path, disk: &Disk, options: &OpenOptions) -> Result<Found, BufferError> {
-    let mut state = State::new(options.agent.clone(), options.epoch);
+pub(super) fn find(
+    folder: &Path,
+    disk: &Disk,
+    purpose: Purpose,
+    agent: &AgentId,
+    epoch: Epoch,
+) -> Result<Found, BufferError> {
+    let mut state = State::new(agent.clone(), epoch);
     let manifest = match Manifest::read(folder) {
         Ok(manifest) => manifest,
         Err(error @ BufferError::Manifest { .. }) => {
-            tracing::error!(%error, "the manifest is set aside; the books begin anew from the segments");
-            let (from, to) = (folder.join(manifest::FILE), folder.join("bad-manifest.json"));
-            std::fs::rename(&from, &to).map_err(|e| BufferError::io("renaming", &from, e))?;
+            if purpose == Purpose::Run {
+                tracing::error!(%error, "the manifest is set aside; the books begin anew from the segments");
+                let (from, to) = (folder.join(manifest::FILE), folder.join("bad-manifest.json"));
+                std::fs::rename(&from, &to).map_err(|e| BufferError::io("renaming", &from, e))?;
+            }
             None
         }
         Err(error) => return Err(error),
@@ -64,11 +83,13 @@ pub(super) fn find(folder: &Path, disk: &Disk, options: &OpenOptions) -> Result<
     let mut finder = Finder {
         folder,
         disk,
+        purpose,
         manifest: manifest.as_ref(),
         folded_to: state.durable,
         state,
         heads: BTreeMap::new(),
         leftovers: Vec::new(),
+        damaged: Vec::new(),
     };
     finder.list()?;
     let all: Vec<u64> = finder.state.segments.keys().copied().collect();
@@ -77,18 +98,20 @@ pub(super) fn find(folder: &Path, disk: &Disk, options: &OpenOptions) -> Result<
     }
     finder.count_waiting()?;
     finder.finish();
-    Ok(Found { state: finder.state, leftovers: finder.leftovers })
+    Ok(Found { state: finder.state, leftovers: finder.leftovers, damaged: finder.damaged })
 }
 
 struct Finder<'a> {
     folder: &'a Path,
     disk: &'a Disk,
+    purpose: Purpose,
     manifest: Option<&'a Manifest>,
     folded_to: u64,
     state: State,
     /// Rows of every segment that was read, by entry.
     heads: BTreeMap<u64, Vec<(u64, RowsHead)>>,
     leftovers: Vec<PathBuf>,
+    damaged: Vec<(u64, String)>,
 }
 
 impl Finder<'_> {
@@ -125,7 +148,9 @@ impl Finder<'_> {
     fn fold(&mut self, first: u64, next: Option<u64>) -> Result<(), BufferError> {
         let path = segment_folder(self.folder, first);
         let listed_last = self.state.segments.get(&first).map_or(0, |s| s.last);
-        let is_complete = self.is_listed(first) && next == listed_last.checked_add(1);
+        // The manifest knows all of a segment if it was written after the next one had begun.
+        let is_closed = self.manifest.and_then(Manifest::newest_segment).is_some_and(|newest| first < newest);
+        let is_complete = is_closed || (self.is_listed(first) && next == listed_last.checked_add(1));
         if !path.is_dir() {
             self.lose(first, is_complete, "its folder is missing");
             return Ok(());
@@ -173,7 +198,7 @@ impl Finder<'_> {
     }
 
     /// Reads every entry of an open segment, and the streams that it names.
-    fn read(&mut self, first: u64, next: Option<u64>) -> Result<Vec<Found1>, BufferError> {
+    fn read(&mut self, first: u64, next: Option<u64>) -> Result<Vec<Read>, BufferError> {
         let Some(segment) = self.state.segments.get(&first).and_then(|s| s.open.clone()) else {
             return Ok(Vec::new());
         };
@@ -193,14 +218,14 @@ impl Finder<'_> {
                 Some(Entry::Note(_)) => Body::Counted,
                 None => Body::Unreadable,
             };
-            entries.push(Found1 { number, body });
+            entries.push(Read { number, body });
             true
         })?;
         Ok(entries)
     }
 
     /// Folds what the manifest does not count.
-    fn apply(&mut self, first: u64, entries: &[Found1]) {
+    fn apply(&mut self, first: u64, entries: &[Read]) {
         let mut heads = Vec::new();
         for entry in entries {
             let is_new = entry.number > self.folded_to || self.manifest.is_none();
@@ -241,7 +266,7 @@ impl Finder<'_> {
                         let last = self.state.segments.get(&first).map_or(0, |s| s.last);
                         match check(first, last, &read) {
                             Ok(()) => {
-                                self.heads.insert(first, read.iter().filter_map(Found1::head).collect());
+                                self.heads.insert(first, read.iter().filter_map(Read::head).collect());
                             }
                             Err(what) => self.set_aside(first, true, what)?,
                         }
@@ -278,14 +303,19 @@ impl Finder<'_> {
     fn set_aside(&mut self, first: u64, is_complete: bool, what: &str) -> Result<(), BufferError> {
         self.close(first);
         let path = segment_folder(self.folder, first);
-        self.disk.rename_folder(&path, &bad_folder(self.folder, first))?;
+        if self.purpose == Purpose::Run {
+            self.disk.rename_folder(&path, &bad_folder(self.folder, first))?;
+        }
         self.lose(first, is_complete, what);
         Ok(())
     }
 
     /// Declares what a segment held; with an open end where nobody knows all of it.
     fn lose(&mut self, first: u64, is_complete: bool, what: &str) {
-        tracing::error!(segment = first, what, "a segment of the buffer is damaged and set aside");
+        if self.purpose == Purpose::Run {
+            tracing::error!(segment = first, what, "a segment of the buffer is damaged and set aside");
+        }
+        self.damaged.push((first, what.to_owned()));
         lose_contents(&mut self.state, first, LossReason::SetAsideDamaged);
         self.state.forget_segment(first);
         self.state.set_aside_segments += 1;
@@ -359,12 +389,12 @@ pub(super) fn lose_contents(state: &mut State, first: u64, reason: LossReason) {
 }
 
 /// One entry of a segment, without its item.
-struct Found1 {
+struct Read {
     number: u64,
     body: Body,
 }
 
-impl Found1 {
+impl Read {
     fn head(&self) -> Option<(u64, RowsHead)> {
         match self.body {
             Body::Rows(head) => Some((self.number, head)),
@@ -383,7 +413,7 @@ enum Body {
 
 /// Says what is wrong with the entries of a segment: they are numbered without holes, and sled may
 /// have lost any of them in silence.
-fn check(first: u64, listed_last: u64, entries: &[Found1]) -> Result<(), &'static str> {
+fn check(first: u64, listed_last: u64, entries: &[Read]) -> Result<(), &'static str> {
     let numbers_fit = entries.iter().zip(first..).all(|(entry, expected)| entry.number == expected);
     let last = entries.last().map_or(first.saturating_sub(1), |e| e.number);
     if entries.is_empty() {

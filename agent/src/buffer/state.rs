@@ -242,10 +242,18 @@ impl State {
         stream.numbered.rows = stream.numbered.rows.max(head.last_seq());
         stream.numbered.points = stream.numbered.points.saturating_add(head.points);
         stream.newest_us = stream.newest_us.max(Some(head.newest_us));
-        let source = self.sources.entry(stream.id.machine.clone()).or_default();
-        source.numbered = source.numbered.saturating_add(head.points);
+        let machine = stream.id.machine.clone();
+        self.count_source(&machine, head.points);
         self.add_contents(segment, head, amount);
         self.passed(segment, entry);
+    }
+
+    /// Counts points that have a sequence now; raw rows have none.
+    pub(super) fn count_source(&mut self, machine: &MachineName, points: u64) {
+        if points > 0 {
+            let source = self.sources.entry(machine.clone()).or_default();
+            source.numbered = source.numbered.saturating_add(points);
+        }
     }
 
     /// Begins a stream that nothing is known of at its first sequence found.
@@ -328,10 +336,12 @@ impl State {
         if to > stream.numbered.rows {
             stream.numbered.rows = to;
             stream.numbered.points = stream.numbered.points.saturating_add(points);
-            let source = self.sources.entry(stream.id.machine.clone()).or_default();
-            source.numbered = source.numbered.saturating_add(points);
+            let machine = stream.id.machine.clone();
+            stream.lose(reason, amount);
+            self.count_source(&machine, points);
+        } else {
+            stream.lose(reason, amount);
         }
-        stream.lose(reason, amount);
         self.add_loss(number, reason, Some(range), None, points);
     }
 

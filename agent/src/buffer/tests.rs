@@ -24,6 +24,7 @@ mod model;
 struct TestDisk {
     inner: Mutex<Breaking>,
     is_full: AtomicBool,
+    is_nearly_full: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +38,10 @@ struct Breaking {
 }
 
 impl Faults for TestDisk {
+    fn available_bytes(&self) -> Option<u64> {
+        self.is_nearly_full.load(Ordering::SeqCst).then_some(1 << 20)
+    }
+
     fn at(&self, step: Step, path: &Path) -> io::Result<()> {
         let mut inner = self.inner.lock().unwrap();
         if inner.image.is_some() {

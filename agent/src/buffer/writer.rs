@@ -1,5 +1,4 @@
-//! The writing side: one flush at a time, segments begun, dropped and removed, and what to do when the
-//! disk fails (D4, D6, D9).
+//! The writing side: one flush at a time, and segments and manifests begun (D6).
 //!
 //! Invariant: [`Buffer::flush`] returns `Stored` only when everything of the group is durable. Only the
 //! thread that owns the [`Buffer`] writes to the disk.
@@ -15,11 +14,10 @@ use millrace_protocol::{IntervalSet, Layout, LayoutId, LossReason, MachineName};
 use super::disk::Disk;
 use super::entry::{Note, NoteLoss, Packer, RowsHead, StreamName, delta_of, hex};
 use super::manifest::{self, Manifest};
-use super::open::{bad_folder, lose_contents, segment_folder};
+use super::open::segment_folder;
 use super::segment::{Kind, Segment, Writes};
 use super::state::{Amount, Flight, SegmentState};
 use super::{BufferError, OpenOptions, Shared};
-use crate::config::WhenFull;
 use crate::delivery::SourceCounts;
 
 /// A segment is closed when its log takes this much. *Units*: bytes.
@@ -27,13 +25,11 @@ const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// A small cap is cut into at least this many segments, so that a drop takes a small part of it.
 const SEGMENTS_MIN: u64 = 12;
 /// sled's log grows by whole segments of its own. *Units*: bytes.
-const SLED_SEGMENT_BYTES: u64 = 512 * 1024;
+pub(super) const SLED_SEGMENT_BYTES: u64 = 512 * 1024;
 /// What sled writes for each byte of values, at most (measured: 1.7 to 1.8 on disk).
-const LOG_FACTOR: u64 = 2;
+pub(super) const LOG_FACTOR: u64 = 2;
 /// How often acknowledgements alone make a flush.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a dead disk is tried again.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Rows of one stream, packed, on their way to the disk.
 #[derive(Debug, Clone)]
@@ -107,11 +103,11 @@ pub enum Flushed {
 
 /// The segment that is written to.
 #[derive(Debug)]
-struct Active {
-    first: u64,
-    segment: Segment,
-    layouts: HashSet<LayoutId>,
-    streams: HashSet<u32>,
+pub(super) struct Active {
+    pub(super) first: u64,
+    pub(super) segment: Segment,
+    pub(super) layouts: HashSet<LayoutId>,
+    pub(super) streams: HashSet<u32>,
 }
 
 /// The writing side of the buffer. The batch stage owns it.
@@ -122,14 +118,14 @@ pub struct Buffer {
     pub(super) shared: Arc<Shared>,
     pub(super) options: OpenOptions,
     packer: Packer,
-    active: Option<Active>,
-    segment_bytes: u64,
-    manifest_bytes: u64,
+    pub(super) active: Option<Active>,
+    pub(super) segment_bytes: u64,
+    pub(super) manifest_bytes: u64,
     /// Folders whose end stands in the next manifest.
-    doomed: Vec<(PathBuf, Option<Segment>)>,
-    checkpoint_due: bool,
+    pub(super) doomed: Vec<(PathBuf, Option<Segment>)>,
+    pub(super) checkpoint_due: bool,
     saved_at: Instant,
-    probed_at: Instant,
+    pub(super) probed_at: Instant,
     _lock: File,
 }
 
@@ -260,6 +256,10 @@ impl Buffer {
         if self.active.is_none() {
             return Flushed::DiskDead;
         }
+        if let Err(error) = self.check_space() {
+            self.die(&error);
+            return Flushed::DiskDead;
+        }
         let bytes: usize = group.rows.iter().map(|r| r.item.len() + 64).sum();
         let has_room = group.rows.is_empty() || self.make_room(bytes as u64);
         match self.write(group, has_room) {
@@ -297,21 +297,6 @@ impl Buffer {
             Some(active) => active.segment.append(writes),
             None => Err(BufferError::Closed),
         }
-    }
-
-    /// Opens the active segment again: after an error sled refuses everything until then.
-    fn reopen(&mut self) -> Result<(), BufferError> {
-        let Some(active) = self.active.take() else { return Err(BufferError::Closed) };
-        let first = active.first;
-        let _gate = self.shared.gate();
-        let open = self.shared.lock().segments.get_mut(&first).and_then(|s| s.open.take());
-        open.into_iter().chain([active.segment]).for_each(Segment::close);
-        let segment = Segment::open(&self.disk, &segment_folder(&self.folder, first))?;
-        if let Some(state) = self.shared.lock().segments.get_mut(&first) {
-            state.open = Some(segment.clone());
-        }
-        self.active = Some(Active { first, segment, layouts: active.layouts, streams: active.streams });
-        Ok(())
     }
 
     /// Decides what the flush will change, without changing it.
@@ -412,163 +397,6 @@ impl Buffer {
         self.shared.changed.notify_one();
     }
 
-    /// Makes room for a write; `false` if there is none and nothing may be dropped.
-    fn make_room(&mut self, bytes: u64) -> bool {
-        let reserve = self.options.max_bytes / 20;
-        let limit = self.options.max_bytes.saturating_sub(reserve);
-        let need = bytes.saturating_mul(LOG_FACTOR).saturating_add(SLED_SEGMENT_BYTES);
-        while self.disk_bytes().saturating_add(need) > limit {
-            let is_freed = self.options.when_full == WhenFull::DropOldest && self.drop_oldest();
-            if !is_freed {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn disk_bytes(&self) -> u64 {
-        let segments: u64 = self.shared.lock().segments.values().map(|s| s.disk_bytes).sum();
-        // The old manifest stands until the new one is there.
-        segments.saturating_add(self.manifest_bytes.saturating_mul(2))
-    }
-
-    /// Drops the oldest segment that is not in the uplink's hands, or else the oldest (D4).
-    pub(super) fn drop_oldest(&mut self) -> bool {
-        let Some(active) = self.active.as_ref().map(|a| a.first) else { return false };
-        let victim = {
-            let state = self.shared.lock();
-            let in_hands = |first: u64, last: u64| state.in_flight.range(first..=last).next().is_some();
-            let mut closed = state.segments.iter().filter(|&(&first, _)| first != active);
-            let free = closed.clone().find(|&(&first, s)| !in_hands(first, s.last));
-            free.or_else(|| closed.next()).map(|(&first, _)| first)
-        };
-        match victim {
-            Some(first) => {
-                let before = self.disk_bytes();
-                self.lose_segment(first);
-                if let Err(error) = self.tidy() {
-                    tracing::error!(%error, "a dropped segment cannot be removed");
-                    return false;
-                }
-                self.disk_bytes() < before
-            }
-            // Only the active one is left: it becomes the oldest, unless it is new itself.
-            None => {
-                let is_new = self.shared.lock().segments.get(&active).is_none_or(|s| s.last <= active);
-                !is_new && self.begin_segment().is_ok() && self.drop_oldest()
-            }
-        }
-    }
-
-    fn lose_segment(&mut self, first: u64) {
-        let exact = self.unacknowledged(first);
-        let mut state = self.shared.lock();
-        match exact {
-            Some(heads) => {
-                for head in heads {
-                    let amount = Amount { rows: head.rows, points: head.points };
-                    if let Some(stream) = state.streams.get_mut(&head.stream) {
-                        stream.lose(LossReason::DroppedOldest, amount);
-                    }
-                    let range = Some(head.first_seq..=head.last_seq());
-                    state.add_loss(head.stream, LossReason::DroppedOldest, range, None, head.points);
-                }
-            }
-            None => lose_contents(&mut state, first, LossReason::DroppedOldest),
-        }
-        tracing::error!(segment = first, "the buffer is full: the oldest rows are dropped and declared lost");
-        let segment = state.forget_segment(first);
-        drop(state);
-        self.doomed.push((segment_folder(&self.folder, first), segment.and_then(|s| s.open)));
-        self.checkpoint_due = true;
-    }
-
-    /// Reads what of a partly acknowledged segment is not; `None` if all of it waits or nobody can tell.
-    fn unacknowledged(&self, first: u64) -> Option<Vec<RowsHead>> {
-        let _gate = self.shared.gate();
-        let (missing, range, open) = {
-            let state = self.shared.lock();
-            let segment = state.segments.get(&first)?;
-            let range = first..=segment.last;
-            (state.acknowledged.missing_in(range.clone()), range, segment.open.clone())
-        };
-        let is_whole =
-            self.shared.lock().segments.get(&first)?.contents.values().all(|c| c.waiting == c.total);
-        if is_whole {
-            return None;
-        }
-        let segment =
-            open.or_else(|| Segment::open(&self.disk, &segment_folder(&self.folder, first)).ok())?;
-        let heads = super::reader::heads(&segment, range, &missing);
-        self.shared.lock().segments.get_mut(&first)?.open = Some(segment);
-        heads.ok()
-    }
-
-    /// Sets damaged segments aside, removes finished ones, saves acknowledgements, tries a dead disk.
-    ///
-    /// *Errors*: the disk refuses; what was not done is done the next time.
-    pub fn tidy(&mut self) -> Result<(), BufferError> {
-        self.probe();
-        let damaged: Vec<(u64, String)> = {
-            let state = self.shared.lock();
-            state.segments.iter().filter_map(|(&f, s)| Some((f, s.damaged.clone()?))).collect()
-        };
-        for (first, what) in damaged {
-            self.set_aside(first, &what)?;
-        }
-        self.collect_finished();
-        if self.checkpoint_due {
-            self.checkpoint()?;
-        }
-        let _gate = self.shared.gate();
-        while let Some((folder, segment)) = self.doomed.pop() {
-            if let Some(segment) = segment {
-                segment.close();
-            }
-            if let Err(error) = self.disk.remove_folder(&folder) {
-                self.doomed.push((folder, None));
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn set_aside(&mut self, first: u64, what: &str) -> Result<(), BufferError> {
-        tracing::error!(segment = first, what, "a segment of the buffer is damaged and set aside");
-        if self.active.as_ref().is_some_and(|a| a.first == first) {
-            self.begin_segment()?;
-        }
-        let _gate = self.shared.gate();
-        let open = self.shared.lock().segments.get_mut(&first).and_then(|s| s.open.take());
-        open.into_iter().for_each(Segment::close);
-        self.disk.rename_folder(&segment_folder(&self.folder, first), &bad_folder(&self.folder, first))?;
-        let mut state = self.shared.lock();
-        lose_contents(&mut state, first, LossReason::SetAsideDamaged);
-        state.forget_segment(first);
-        state.set_aside_segments += 1;
-        drop(state);
-        self.checkpoint_due = true;
-        self.shared.changed.notify_one();
-        Ok(())
-    }
-
-    /// Takes segments off the list in which nothing waits any more.
-    fn collect_finished(&mut self) {
-        let active = self.active.as_ref().map(|a| a.first);
-        let mut state = self.shared.lock();
-        let finished: Vec<u64> = state
-            .segments
-            .iter()
-            .filter(|&(&first, s)| Some(first) != active && s.damaged.is_none() && s.waiting_rows() == 0)
-            .map(|(&first, _)| first)
-            .collect();
-        for first in finished {
-            let segment = state.forget_segment(first);
-            self.doomed.push((segment_folder(&self.folder, first), segment.and_then(|s| s.open)));
-            self.checkpoint_due = true;
-        }
-    }
-
     /// Flushes acknowledgements that no flush has carried for a while; called when nothing else comes.
     pub fn idle(&mut self) {
         let is_unsaved = {
@@ -579,44 +407,6 @@ impl Buffer {
             self.flush(&Group::default());
         } else if let Err(error) = self.tidy() {
             tracing::warn!(%error, "the buffer cannot tidy up");
-        }
-    }
-
-    /// Goes over to pass-through: the disk does not take rows.
-    fn die(&mut self, error: &BufferError) {
-        let chain = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
-        let text = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        tracing::error!(error = text, "the disk does not take rows; they pass through memory");
-        let _gate = self.shared.gate();
-        let active = self.active.take();
-        let mut state = self.shared.lock();
-        state.pass_through = Some(text);
-        let open = active.as_ref().and_then(|a| state.segments.get_mut(&a.first)).and_then(|s| s.open.take());
-        drop(state);
-        open.into_iter().chain(active.map(|a| a.segment)).for_each(Segment::close);
-        self.probed_at = Instant::now();
-    }
-
-    /// Tries a dead disk again, with a new segment.
-    fn probe(&mut self) {
-        if self.active.is_some() || self.probed_at.elapsed() < PROBE_INTERVAL {
-            return;
-        }
-        self.revive();
-    }
-
-    /// Tries a dead disk now.
-    pub(super) fn revive(&mut self) {
-        self.probed_at = Instant::now();
-        match self.begin_segment() {
-            Ok(()) => {
-                self.shared.lock().pass_through = None;
-                tracing::info!("the disk takes rows again");
-            }
-            Err(error) => {
-                self.active = None;
-                tracing::warn!(%error, "the disk still does not take rows");
-            }
         }
     }
 

@@ -155,10 +155,19 @@ fn at_the_cap_the_oldest_or_the_newest_rows_give_way_and_are_declared() {
 
 #[test]
 fn a_full_disk_turns_into_pass_through_and_back() {
+    full_disk(|disk, is_full| disk.is_full.store(is_full, Ordering::SeqCst));
+}
+
+#[test]
+fn sled_is_kept_away_from_a_file_system_that_is_nearly_full() {
+    full_disk(|disk, is_full| disk.is_nearly_full.store(is_full, Ordering::SeqCst));
+}
+
+fn full_disk(fill_disk: fn(&TestDisk, bool)) {
     let mut rig = Rig::new();
     let (mut buffer, reader) = rig.start();
     fill(&mut buffer, 1);
-    rig.disk.is_full.store(true, Ordering::SeqCst);
+    fill_disk(&rig.disk, true);
     let rows = vec![new_rows(&mut buffer, 0, 11, 5, 100)];
     let passing = group(rows);
     assert_eq!(buffer.flush(&passing), Flushed::DiskDead);
@@ -175,7 +184,7 @@ fn a_full_disk_turns_into_pass_through_and_back() {
     assert!(!told.load(Ordering::SeqCst));
     reader.acknowledge(&positions(&taken));
     assert!(told.load(Ordering::SeqCst), "the source is told when Kafka has it");
-    rig.disk.is_full.store(false, Ordering::SeqCst);
+    fill_disk(&rig.disk, false);
     buffer.revive();
     assert_eq!(reader.health().pass_through, None);
     let rows = vec![new_rows(&mut buffer, 0, 16, 1, 100)];
@@ -183,4 +192,41 @@ fn a_full_disk_turns_into_pass_through_and_back() {
     let books = reader.books();
     assert!(books.balanced);
     assert_eq!((books.transport[0].rows.numbered, books.transport[0].rows.waiting), (16, 1));
+}
+
+#[test]
+fn verify_names_every_damaged_entry_and_changes_nothing() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    let stream = buffer.stream(&machine(0), &category());
+    for first_seq in [1, 2] {
+        let raw = millrace_protocol::RawRow {
+            time_us: 1,
+            topic: "t".into(),
+            payload: vec![first_seq as u8; 10].into(),
+            reason: "r".into(),
+        };
+        let mut raw = millrace_protocol::RawRows::new(first_seq, vec![raw]);
+        // The second one's checksum is wrong, as after a bit that flipped in memory.
+        raw.crc ^= u32::from(first_seq == 2);
+        let item = Item::Raw(raw).encode().unwrap();
+        let rows = NewRows { stream, first_seq, rows: 1, points: 0, newest_us: 1, layout: None, item };
+        buffer.flush(&Group { rows: vec![rows], ..Group::default() });
+        buffer.begin_segment().unwrap();
+    }
+    let running = inspect(rig.dir.path());
+    assert!(matches!(running, Err(BufferError::InUse { .. })), "{running:?}");
+    drop(reader);
+    buffer.close();
+    let shown = inspect(rig.dir.path()).unwrap();
+    assert!(!shown.is_damaged() && shown.books.balanced, "{shown:?}");
+    assert_eq!(shown.streams.iter().map(|s| (s.numbered, s.waiting_rows)).collect::<Vec<_>>(), [(2, 2)]);
+    let before = segments(&rig);
+    std::fs::write(before[2].join("db"), b"").unwrap();
+    let mut steps = Vec::new();
+    let verified = verify(rig.dir.path(), |done, of| steps.push((done, of))).unwrap();
+    let damage: Vec<_> = verified.segments.iter().map(|s| s.damage.as_deref()).collect();
+    assert_eq!(damage, [None, Some("entry 5: its checksum does not fit"), Some("it is empty")]);
+    assert_eq!(steps.last(), Some(&(2, 2)));
+    assert_eq!(segments(&rig), before);
 }

@@ -1,0 +1,3 @@
+//! What the command line does, a file for each group of verbs. Printing happens here and nowhere else.
+
+pub mod buffer;

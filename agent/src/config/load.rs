@@ -17,6 +17,7 @@ use super::{
     DEFAULT_SYNC_INTERVAL, DEFAULT_TOPIC_PREFIX, Kafka, Mqtt, OWNED_KAFKA_OPTIONS, PROGRESS_INTERVAL,
     WhenFull, mqtt,
 };
+use crate::source::modbus::load::load as modbus_load;
 
 /// The version of the file's language.
 const VERSION: i128 = 1;
@@ -391,7 +392,28 @@ fn buses(
             bus.devices.push(device);
         }
     }
+    for bus in &buses {
+        let table = tables.iter().find(|table| is_named(table, &bus.name));
+        check_load(bus, table.map_or(top.at(), |table| &table.at), sink);
+    }
     buses
+}
+
+fn is_named(table: &Table, name: &str) -> bool {
+    let is_name = |entry: &Entry| matches!(&entry.node.value, Value::Text(text) if text == name);
+    table.entries.iter().any(|entry| entry.key == "name" && is_name(entry))
+}
+
+/// More polls than the bus has time for would be skipped for ever.
+fn check_load(bus: &Bus, at: &At, sink: &Sink) {
+    let load = modbus_load(bus);
+    if load > 1.0 {
+        let message = format!(
+            "the polls of its devices need at least {:.0} % of its time; poll less often, join more tags (max_gap, max_registers) or shorten pause",
+            load * 100.0
+        );
+        sink.report(at, &format!("bus \"{}\"", bus.name), message);
+    }
 }
 
 fn brokers(top: &mut Section<'_>, agent: Option<&AgentId>, base: &Path) -> Vec<Mqtt> {

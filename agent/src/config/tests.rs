@@ -200,6 +200,24 @@ payload = "sparkplug_b"
 }
 
 #[test]
+fn bus_without_time_for_its_polls_is_refused() {
+    let text = r#"pause = "100 ms"
+[[device]]
+machine = "m"
+bus = "line-a"
+unit_id = 1
+poll_interval = "150 ms"
+tags = [{ name = "a", address = 1, type = "u16" }, { name = "b", address = 1000, type = "u16" }]
+"#;
+    assert_eq!(
+        problems(&[("agent.toml", &format!("{HEAD}{text}"))]),
+        [
+            "agent.toml:7: bus \"line-a\": the polls of its devices need at least 135 % of its time; poll less often, join more tags (max_gap, max_registers) or shorten pause"
+        ]
+    );
+}
+
+#[test]
 fn unknown_keys_name_the_nearest_known_one() {
     let cases = [
         ("[bufer]\nmax_bytes = \"1 GiB\"\n", "1: unknown key \"bufer\"; did you mean \"buffer\"?"),

@@ -5,6 +5,7 @@
 //! makes the rows. `unit` and `backoff` remember how each device behaves; `poll` drives all of it. Only
 //! `connection` and `poll` do I/O.
 
+pub mod load;
 pub mod plan;
 
 mod backoff;

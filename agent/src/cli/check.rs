@@ -1,0 +1,121 @@
+//! `millrace-agent check`: is the configuration good? All problems at once, exit code 64 if there is one.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::config::{Config, Problems};
+
+/// Exit code of wrong usage or a configuration that cannot be used.
+pub const EXIT_CONFIGURATION: u8 = 64;
+
+/// Checks a configuration. What is good goes to standard output, problems to standard error; with
+/// `json` everything goes to standard output.
+#[must_use]
+pub fn run(config: &Path, json: bool) -> ExitCode {
+    let (mut out, mut problems) = (io::stdout().lock(), io::stderr().lock());
+    // A closed pipe changes nothing about the configuration.
+    write(config, json, &mut out, &mut problems).unwrap_or(EXIT_CONFIGURATION).into()
+}
+
+fn write(path: &Path, json: bool, out: &mut impl Write, problems: &mut impl Write) -> io::Result<u8> {
+    match Config::load(path) {
+        Ok(config) if json => writeln!(out, "{}", good(&config)).map(|()| 0),
+        Ok(config) => writeln!(out, "{}: {}", path.display(), summary(&config)).map(|()| 0),
+        Err(found) if json => writeln!(out, "{}", bad(&found)).map(|()| EXIT_CONFIGURATION),
+        Err(found) => writeln!(problems, "{found}").map(|()| EXIT_CONFIGURATION),
+    }
+}
+
+fn counts(config: &Config) -> [(&'static str, usize); 5] {
+    let devices = || config.buses.iter().flat_map(|bus| &bus.devices);
+    [
+        ("bus", config.buses.len()),
+        ("device", devices().count()),
+        ("tag", devices().map(|device| device.tags.len()).sum()),
+        ("MQTT broker", config.mqtt.len()),
+        ("subscription", config.mqtt.iter().map(|mqtt| mqtt.subscriptions.len()).sum()),
+    ]
+}
+
+fn summary(config: &Config) -> String {
+    let count = |(word, n): (&str, usize)| match (n, word) {
+        (1, word) => format!("1 {word}"),
+        (n, "bus") => format!("{n} buses"),
+        (n, word) => format!("{n} {word}s"),
+    };
+    format!("good; {}", counts(config).map(count).join(", "))
+}
+
+fn good(config: &Config) -> Value {
+    let [buses, devices, tags, brokers, subscriptions] = counts(config).map(|(_, n)| n);
+    json!({
+        "good": true, "problems": [], "buses": buses, "devices": devices, "tags": tags,
+        "mqtt": brokers, "subscriptions": subscriptions,
+    })
+}
+
+/// Gives problems for a script.
+pub(super) fn bad(problems: &Problems) -> Value {
+    let problem = |p: &crate::config::Problem| json!({ "file": &*p.at.file, "line": p.at.line, "path": p.path, "message": p.message });
+    json!({ "good": false, "problems": problems.0.iter().map(problem).collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"version = 1
+[agent]
+id = "gw"
+site = "hall3"
+[kafka]
+brokers = ["127.0.0.1:9092"]
+[[bus]]
+name = "a"
+endpoint = "tcp://127.0.0.1:502"
+[[device]]
+machine = "m"
+bus = "a"
+unit_id = 1
+tags = [{ name = "x", address = 1, type = "u16" }, { name = "y", address = 2, type = "u16" }]
+"#;
+
+    fn checked(text: &str, json: bool) -> (u8, String, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        let (mut out, mut problems) = (Vec::new(), Vec::new());
+        let code = write(&path, json, &mut out, &mut problems).unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (code, text(out), text(problems))
+    }
+
+    #[test]
+    fn good_configuration_is_counted_and_ends_with_zero() {
+        let (code, out, problems) = checked(GOOD, false);
+        assert_eq!((code, &*problems), (0, ""));
+        assert!(out.ends_with("good; 1 bus, 1 device, 2 tags, 0 MQTT brokers, 0 subscriptions\n"), "{out}");
+        let (code, out, _) = checked(GOOD, true);
+        let value: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, &value["good"], &value["tags"]), (0, &json!(true), &json!(2)));
+    }
+
+    #[test]
+    fn every_problem_is_printed_with_their_number_and_ends_with_64() {
+        let text = GOOD.replace("unit_id = 1", "unitid = 1");
+        let (code, out, problems) = checked(&text, false);
+        assert_eq!((code, &*out), (64, ""));
+        assert_eq!(
+            problems,
+            "agent.toml:10: device \"m\": unit_id is missing; write unit_id = 0 to 255\n\
+             agent.toml:13: device \"m\": unknown key \"unitid\"; did you mean \"unit_id\"?\n\
+             2 problems; nothing was started\n"
+        );
+        let (code, out, problems) = checked(&text, true);
+        let value: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, &*problems, &value["problems"][1]["line"]), (64, "", &json!(13)));
+    }
+}

@@ -3,6 +3,8 @@
 //!
 //! `cargo bench -p millrace-collector --bench online`
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;

@@ -10,7 +10,7 @@
 //! 2. in the flush's transaction: [`offline::write`] (a backfill or repair: [`offline::write_revisions`]);
 //! 3. after COMMIT: [`Stores::push`] with what was returned (and [`Stores::push_latest`]); a failure is logged and
 //!    not fatal: the next row of the entity, or the next start, mends it;
-//! 4. about once a second, outside a transaction: [`Stores::tend`];
+//! 4. about once a second, on a connection of its own: [`Stores::tend`];
 //! 5. at a stop: [`Stores::finish`].
 
 pub mod view;
@@ -156,7 +156,8 @@ impl Stores {
 
     /// Does what is due: Parquet days that are behind, and expired online rows, each at most once a minute.
     ///
-    /// `conn` is a connection to the lake, outside a transaction. *Units*: microseconds since 1970-01-01 UTC.
+    /// `conn` is a connection to the lake, outside a transaction; not the flush's own, which would wait while files
+    /// are encoded. *Units*: microseconds since 1970-01-01 UTC.
     ///
     /// # Errors
     /// [`StoresError`]; it is tried again a minute later.

@@ -92,7 +92,6 @@ impl Shared {
 }
 
 /// Makes the routes. Further ones can be merged to them.
-#[must_use]
 pub fn router(serving: Serving) -> Router {
     Router::new()
         .route("/get-online-features", post(get_online_features))

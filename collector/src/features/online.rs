@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-pub use newest::{Newest, Served, Slot};
+pub use newest::{Newest, NewestRow, Served, Slot};
 
 use super::feast::{sqlite_table, sqlite_table_ddl};
 use super::offline::WrittenRow;

@@ -181,7 +181,7 @@ async fn write_day(
     temporary: PathBuf,
     path: PathBuf,
 ) -> Result<(), ParquetFilesError> {
-    let view = view.clone();
+    let (view, target) = (view.clone(), path.clone());
     let written = tokio::task::spawn_blocking(move || {
         let file_error = |source| ParquetFilesError::File { path: path.clone(), source };
         let file = File::create(&temporary).map_err(file_error)?;
@@ -192,7 +192,14 @@ async fn write_day(
         let folder = path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all());
         folder.map_err(file_error)
     });
-    written.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+    match written.await.map_err(tokio::task::JoinError::try_into_panic) {
+        Ok(written) => written,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is being shut down; the day stays on the list.
+        Err(Err(cancelled)) => {
+            Err(ParquetFilesError::File { path: target, source: io::Error::other(cancelled) })
+        }
+    }
 }
 
 fn encode(view: &ViewSchema, rows: &[WrittenRow], file: File) -> Result<(), ParquetError> {

@@ -84,7 +84,7 @@ pub(super) fn answer(
     }
     out.push_str("],\"metadata\":{\"feature_names\":[");
     let names = keys.iter().map(|(name, _)| *name).chain(columns.iter().map(|column| &*column.name));
-    push_list(&mut out, names, |out, name| push_string(out, name));
+    push_list(&mut out, names, push_string);
     out.push(']');
     if request.include_feature_view_version_metadata {
         out.push_str(",\"feature_view_metadata\":[");

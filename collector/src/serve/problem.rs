@@ -14,7 +14,7 @@ pub(super) enum Problem {
         /// What.
         message: String,
         /// The offending value.
-        input: Json,
+        input: Box<Json>,
     },
     /// A view that is not there.
     NoView { view: String, project: String },

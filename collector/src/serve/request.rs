@@ -109,7 +109,7 @@ fn explain(body: &[u8], error: &serde_json::Error) -> Problem {
         kind,
         location,
         message: message.to_owned(),
-        input,
+        input: Box::new(input),
     };
     if serde_json::from_slice::<IgnoredAny>(body).is_err() {
         return problem("json_invalid", vec![json!(error.column())], "JSON decode error", json!({}));

@@ -23,6 +23,9 @@ pub struct Served {
     pub values: Box<[Value]>,
 }
 
+/// An entity with its newest row.
+pub type NewestRow = (Arc<str>, Arc<Served>);
+
 /// A view with the newest row of each of its entities.
 #[derive(Debug)]
 pub struct Slot {
@@ -43,7 +46,7 @@ impl Slot {
 
     /// Gives all rows, ordered by entity.
     #[must_use]
-    pub fn all(&self) -> Vec<(Arc<str>, Arc<Served>)> {
+    pub fn all(&self) -> Vec<NewestRow> {
         let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = rows.iter().map(|(entity, row)| (entity.clone(), row.clone())).collect();
         drop(rows);
@@ -51,7 +54,7 @@ impl Slot {
         all
     }
 
-    pub(super) fn replace(&self, newer: impl IntoIterator<Item = (Arc<str>, Arc<Served>)>) {
+    pub(super) fn replace(&self, newer: impl IntoIterator<Item = NewestRow>) {
         self.rows.write().unwrap_or_else(PoisonError::into_inner).extend(newer);
     }
 }
@@ -111,7 +114,7 @@ impl OnlineStore {
 }
 
 /// Puts the features of each entity together.
-fn collect(view: &ActiveView, rows: &[SqliteRow]) -> Result<Vec<(Arc<str>, Arc<Served>)>, sql::Error> {
+fn collect(view: &ActiveView, rows: &[SqliteRow]) -> Result<Vec<NewestRow>, sql::Error> {
     let features = &view.schema.features;
     let places: HashMap<&str, usize> = features.iter().enumerate().map(|(at, f)| (&*f.name, at)).collect();
     let mut served: HashMap<String, Served> = HashMap::new();

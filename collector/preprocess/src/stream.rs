@@ -86,7 +86,8 @@ impl StreamDriver {
         machine.touched = true;
     }
 
-    /// Takes what a stream's rows mean from a place on.
+    /// Takes what a stream's rows mean from a place on. A birth comes before the rows that it is about (D1);
+    /// one that comes after them changes those that are still in memory and asks for repairs.
     pub fn birth(&mut self, stream: &Arc<StreamId>, birth: &Birth) {
         self.machine(&stream.machine).birth(stream, birth);
     }

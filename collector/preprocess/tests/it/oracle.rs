@@ -17,8 +17,8 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    /// Takes all rows of a machine; `hold` tells how long a stream's tag is held.
-    pub(crate) fn new(rows: &[InputRow], hold: impl Fn(&StreamId, &str) -> i64) -> Self {
+    /// Takes all rows of a machine; `hold` tells how long a row's tag is held.
+    pub(crate) fn new(rows: &[InputRow], hold: impl Fn(&InputRow, &str) -> i64) -> Self {
         let mut sorted: Vec<&InputRow> =
             rows.iter().filter(|r| r.time_us - r.append_us <= 5_000_000).collect();
         sorted.sort_by(|a, b| (a.time_us, &a.stream, a.seq).cmp(&(b.time_us, &b.stream, b.seq)));
@@ -31,7 +31,7 @@ impl Oracle {
                     Cell::Good(value) => Some(value.clone()),
                 };
                 let tag = tags.entry(column.tag.to_string()).or_default();
-                tag.insert(row.time_us, (value, hold(&row.stream, &column.tag)));
+                tag.insert(row.time_us, (value, hold(row, &column.tag)));
             }
         }
         Self { tags }

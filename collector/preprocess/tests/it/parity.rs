@@ -104,6 +104,8 @@ impl Dice {
 struct Stream {
     id: Arc<StreamId>,
     birth: Birth,
+    /// Another birth in the middle, with other holds.
+    later: Option<Birth>,
     rows: Vec<InputRow>,
     last_seq: u64,
     lost: Vec<u64>,
@@ -140,6 +142,10 @@ fn scenario(dice: &mut Dice) -> Vec<Stream> {
             let names = if category == "telemetry" { ["a", "state"] } else { ["b", "n"] };
             let tags = names.iter().map(|name| birth_tag(name, hold, None)).collect();
             let birth = Birth { tags, previous, started_us: time, ..Birth::default() };
+            let hold = (3 + dice.roll(20) as i64) * S;
+            let tags = names.iter().map(|name| birth_tag(name, hold, None)).collect();
+            let later = Birth { after: 1 + dice.roll(60), tags, ..birth.clone() };
+            let later = dice.one_in(2).then_some(later);
             let (mut rows, mut lost) = (Vec::new(), Vec::new());
             let count = dice.roll(120);
             for seq in 1..=count {
@@ -164,7 +170,7 @@ fn scenario(dice: &mut Dice) -> Vec<Stream> {
                 }
                 rows.push(row);
             }
-            streams.push(Stream { id, birth, rows, last_seq: count, lost });
+            streams.push(Stream { id, birth, later, rows, last_seq: count, lost });
             previous = Some(PreviousEpoch { epoch: Epoch(epoch), last_seq: count });
             time += dice.roll(40) as i64 * S;
         }
@@ -283,6 +289,11 @@ impl World {
         }
     }
 
+    fn birth(&mut self, stream: &Arc<StreamId>, birth: &Birth) {
+        self.driver.birth(stream, birth);
+        self.births.push((Arc::clone(stream), birth.clone()));
+    }
+
     fn deliver(&mut self, stream: &Arc<StreamId>, rows: &[InputRow], lost: &[u64]) {
         let append = rows.iter().map(|r| r.append_us).max().unwrap_or(BEGIN);
         self.driver.heard(stream, "telemetry", append);
@@ -299,16 +310,13 @@ impl World {
 fn play(dice: &mut Dice, catalog: &Arc<Catalog>, streams: Vec<Stream>) -> World {
     let mut world = World::new(catalog);
     let mut waiting: Vec<(Stream, usize)> = streams.into_iter().map(|s| (s, 0)).collect();
-    for (stream, _) in &waiting {
-        world.births.push((Arc::clone(&stream.id), stream.birth.clone()));
-    }
     let (mut born, mut clock) = (std::collections::BTreeSet::new(), BEGIN);
     while waiting.iter().any(|(stream, at)| *at < stream.rows.len() || !born.contains(&stream.id)) {
         let pick = dice.roll(waiting.len() as u64) as usize;
         let (stream, at) = &mut waiting[pick];
         if born.insert(Arc::clone(&stream.id)) {
             world.driver.heard(&stream.id, "telemetry", clock);
-            world.driver.birth(&stream.id, &stream.birth);
+            world.birth(&stream.id, &stream.birth);
         }
         let length = 1 + dice.roll(25) as usize;
         let end = stream.rows.len().min(*at + length);
@@ -317,14 +325,22 @@ fn play(dice: &mut Dice, catalog: &Arc<Catalog>, streams: Vec<Stream>) -> World 
         if dice.one_in(3) {
             chunk.reverse();
         }
+        let due = stream.later.take_if(|birth| chunk.iter().any(|row| row.seq > birth.after));
         let reached = chunk.iter().map(|r| r.seq).max().unwrap_or(0);
         let until = if end == stream.rows.len() { stream.last_seq } else { reached };
         let lost: Vec<u64> = stream.lost.iter().copied().filter(|seq| *seq <= until).collect();
         clock = chunk.iter().map(|r| r.append_us).max().unwrap_or(clock).max(clock);
         let id = Arc::clone(&stream.id);
         let (first, second) = chunk.split_at(dice.roll(chunk.len() as u64 + 1) as usize);
+        let on_time = dice.one_in(2);
+        if let Some(birth) = due.as_ref().filter(|_| on_time) {
+            world.birth(&id, birth);
+        }
         world.deliver(&id, first, &lost);
         world.deliver(&id, second, &[]);
+        if let Some(birth) = due.as_ref().filter(|_| !on_time) {
+            world.birth(&id, birth);
+        }
         if dice.one_in(6) {
             world.driver.clock("telemetry", clock + if dice.one_in(8) { STALL + S } else { 0 });
         }
@@ -338,6 +354,9 @@ fn play(dice: &mut Dice, catalog: &Arc<Catalog>, streams: Vec<Stream>) -> World 
     }
     let end = clock + 2 * HOUR;
     for (stream, _) in &waiting {
+        if let Some(birth) = &stream.later {
+            world.birth(&stream.id, birth);
+        }
         world.deliver(&stream.id, &[], &stream.lost);
         let done = world.ledger.get(&stream.id).map_or(0, IntervalSet::contiguous);
         assert_eq!(done, stream.last_seq, "the scenario is complete");
@@ -365,10 +384,6 @@ fn check(seed: u64) -> Result<(), TestCaseError> {
     let mut dice = Dice(seed);
     let catalog = catalog(VIEWS);
     let streams = scenario(&mut dice);
-    let holds: BTreeMap<(StreamId, String), i64> = streams
-        .iter()
-        .flat_map(|s| s.birth.tags.iter().map(|t| (((*s.id).clone(), t.name.to_string()), t.hold_us)))
-        .collect();
     let world = play(&mut dice, &catalog, streams);
     let mut compared = 0;
     for view in catalog.views() {
@@ -406,15 +421,18 @@ fn check(seed: u64) -> Result<(), TestCaseError> {
         }
     }
     prop_assert!(compared > 0 || world.lake.is_empty() || world.newest.is_empty());
-    against_oracle(&world, &holds, seed)
+    against_oracle(&world, seed)
 }
 
-fn against_oracle(
-    world: &World,
-    holds: &BTreeMap<(StreamId, String), i64>,
-    seed: u64,
-) -> Result<(), TestCaseError> {
-    let oracle = Oracle::new(&world.lake, |stream, tag| holds[&(stream.clone(), tag.to_owned())]);
+/// Finds the hold of a row's tag: the newest birth before it says it.
+fn hold(births: &[(Arc<StreamId>, Birth)], row: &InputRow, tag: &str) -> i64 {
+    let before = births.iter().filter(|(id, birth)| *id == row.stream && birth.after < row.seq);
+    let newest = before.max_by_key(|(_, birth)| birth.after).unwrap();
+    newest.1.tags.iter().find(|known| &*known.name == tag).unwrap().hold_us
+}
+
+fn against_oracle(world: &World, seed: u64) -> Result<(), TestCaseError> {
+    let oracle = Oracle::new(&world.lake, |row, tag| hold(&world.births, row, tag));
     for ((view, end), row) in world.newest.iter().filter(|((view, _), _)| view == "hop") {
         let (from, to) = (end - 60 * S, *end);
         let expected = [

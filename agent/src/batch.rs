@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::sync::oneshot;
 
 use crate::buffer::{Buffer, Done, Flushed, Group};
-use crate::delivery::{Confirmed, Delivery, NewTags, SourceCounts};
+use crate::delivery::{Confirmed, Delivery, NewTags, Observer, SourceCounts};
 
 mod pack;
 mod redelivery;
@@ -40,6 +40,8 @@ pub struct BatchOptions {
     pub sync_interval: Duration,
     /// The largest `receive_maximum` of the MQTT connections.
     pub mqtt_window: u16,
+    /// Looks at what is received, for the status page.
+    pub observer: Option<Observer>,
 }
 
 /// Says why the batch stage cannot start or go on.
@@ -227,6 +229,9 @@ impl Batch {
     fn accept(&mut self, delivery: Delivery) {
         let now = Instant::now();
         self.pending.since.get_or_insert(now);
+        if let Some(Observer(observe)) = &self.options.observer {
+            observe(&delivery);
+        }
         for new in &delivery.new_tags {
             self.new_tags(new);
         }

@@ -92,6 +92,15 @@ fn as_us(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// Writes a time as RFC 3339 in UTC, to the microsecond; a time that no calendar has stays a number.
+#[must_use]
+pub fn rfc3339(time_us: i64) -> String {
+    time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(time_us) * 1_000)
+        .ok()
+        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_else(|| format!("{time_us} us"))
+}
+
 fn parse_boot_id(text: &str) -> Option<BootId> {
     let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
     (digits.len() == 32).then_some(())?;
@@ -219,6 +228,13 @@ mod tests {
         for rubbish in ["", "x", "-1 2", "inf"] {
             assert_eq!(parse_uptime_us(rubbish), None, "{rubbish:?}");
         }
+    }
+
+    #[test]
+    fn times_are_written_for_people_and_never_panic() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(1_704_067_200_250_000), "2024-01-01T00:00:00.25Z");
+        assert_eq!(rfc3339(i64::MAX), "9223372036854775807 us");
     }
 
     #[test]

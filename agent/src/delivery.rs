@@ -25,6 +25,16 @@ pub struct Delivery {
     pub publish: Option<Publish>,
 }
 
+/// Looks at deliveries as they are received; must be quick and never block.
+#[derive(Clone)]
+pub struct Observer(pub Arc<dyn Fn(&Delivery) + Send + Sync>);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
 /// What an MQTT publish needs beside its rows.
 #[derive(Debug)]
 pub struct Publish {

@@ -12,9 +12,11 @@ pub mod books;
 pub mod buffer;
 pub mod uplink;
 
+pub mod app;
 pub mod supervise;
 
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod status;

@@ -80,6 +80,7 @@ fn options(streams: Vec<NewTags>) -> BatchOptions {
         site: "hall".to_owned(),
         sync_interval: Duration::from_millis(20),
         mqtt_window: 20,
+        observer: None,
     }
 }
 

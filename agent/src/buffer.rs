@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::config::WhenFull;
 
+mod account;
 mod disk;
 mod entry;
 mod inspect;
@@ -21,6 +22,7 @@ mod manifest;
 mod notice;
 mod open;
 mod pass;
+mod pick;
 mod reader;
 mod room;
 mod segment;

@@ -8,10 +8,11 @@ use millrace_protocol::{IntervalSet, Layout, LayoutId, LossReason, StreamId};
 
 use super::entry::{Entry, RowsHead};
 use super::open::segment_folder;
+use super::pick::{Basket, NextRange, next_range, stored, take_notices, take_passing};
 use super::segment::{Kind, Segment};
-use super::state::{Amount, Flight, State};
+use super::state::Flight;
 use super::{BufferError, Position, Shared};
-use crate::books::{Balance, Books, SourceLine, TransportLine};
+use crate::books::Books;
 
 /// Something of one stream that Kafka does not have yet.
 #[derive(Debug, Clone)]
@@ -345,119 +346,6 @@ impl BufferReader {
     }
 }
 
-/// What [`BufferReader::take`] has so far.
-struct Basket {
-    taken: Vec<Stored>,
-    bytes: usize,
-    max_bytes: usize,
-}
-
-impl Basket {
-    fn is_full(&self) -> bool {
-        !self.taken.is_empty() && self.bytes >= self.max_bytes
-    }
-}
-
-fn take_notices(state: &mut State, basket: &mut Basket) {
-    for (&number, notice) in &mut state.notices {
-        if basket.is_full() {
-            return;
-        }
-        let Some(stream) = state.streams.get(&notice.stream).filter(|_| !notice.in_flight) else { continue };
-        let Some(item) = notice.encode() else { continue };
-        notice.in_flight = true;
-        basket.bytes += item.len();
-        basket.taken.push(Stored {
-            position: Position::Notice(number),
-            stream: stream.id.clone(),
-            seq: None,
-            rows: 0,
-            points: 0,
-            newest_us: None,
-            item,
-            layout: None,
-        });
-    }
-}
-
-fn take_passing(state: &mut State, basket: &mut Basket) {
-    for (&number, passing) in &mut state.passing {
-        if basket.is_full() {
-            return;
-        }
-        let Some(stream) = state.streams.get(&passing.head.stream).filter(|_| !passing.in_flight) else {
-            continue;
-        };
-        passing.in_flight = true;
-        basket.bytes += passing.item.len();
-        let (item, layout) = (passing.item.clone(), passing.layout.clone());
-        basket.taken.push(stored(Position::Passing(number), stream.id.clone(), &passing.head, item, layout));
-    }
-}
-
-fn stored(
-    position: Position,
-    stream: StreamId,
-    head: &RowsHead,
-    item: Vec<u8>,
-    layout: Option<Arc<Layout>>,
-) -> Stored {
-    Stored {
-        position,
-        stream,
-        seq: Some((head.first_seq, head.last_seq())),
-        rows: head.rows,
-        points: head.points,
-        newest_us: Some(head.newest_us),
-        item,
-        layout,
-    }
-}
-
-/// Entries of one segment that may be read next.
-struct NextRange {
-    segment: u64,
-    range: RangeInclusive<u64>,
-    /// Entries in it that are acknowledged.
-    skip: IntervalSet,
-    is_fresh: bool,
-}
-
-/// Finds what to read next: what was given back, then what was never handed out.
-fn next_range(state: &mut State) -> Option<NextRange> {
-    while let Some(&entry) = state.given_back.first() {
-        let sound =
-            state.segment_of(entry).filter(|f| state.segments.get(f).is_some_and(|s| s.damaged.is_none()));
-        if let Some(segment) = sound {
-            let range = entry..=entry;
-            return Some(NextRange { segment, range, skip: IntervalSet::new(), is_fresh: false });
-        }
-        state.given_back.remove(&entry);
-    }
-    loop {
-        let cursor = state.cursor;
-        let holding = state.segment_of(cursor);
-        let (&first, segment) = match holding {
-            Some(first) => state.segments.get_key_value(&first)?,
-            None => state.segments.range(cursor..).next()?,
-        };
-        if segment.damaged.is_some() || segment.last < first {
-            state.cursor = segment.last.max(first) + 1;
-            continue;
-        }
-        let range = cursor.max(first)..=segment.last;
-        let mut left = state.acknowledged.missing_in(range.clone());
-        state.refused.keys().for_each(|&entry| left.remove(entry..=entry));
-        let Some(from) = left.ranges().next().map(|r| *r.start()) else {
-            state.cursor = segment.last + 1;
-            continue;
-        };
-        let range = from..=segment.last;
-        let skip = left.missing_in(range.clone());
-        return Some(NextRange { segment: first, range, skip, is_fresh: true });
-    }
-}
-
 /// Reads the heads of the rows that are in a set.
 ///
 /// *Errors*: [`BufferError::Damaged`] if an entry is missing or not readable.
@@ -484,57 +372,4 @@ pub(super) fn heads(
     } else {
         Err(BufferError::Damaged { path: Default::default(), what: format!("entry {expected} is missing") })
     }
-}
-
-impl State {
-    fn count_acknowledged(&mut self, head: &RowsHead) {
-        if let Some(stream) = self.streams.get_mut(&head.stream) {
-            stream.acknowledged.add(Amount { rows: head.rows, points: head.points });
-            self.unsaved.insert(head.stream);
-        }
-    }
-
-    /// Gives the books of the last flush.
-    pub(super) fn books(&self) -> Books {
-        let source = self.sources.iter().map(|(machine, s)| SourceLine {
-            machine: machine.clone(),
-            due: s.counts.due,
-            good: s.counts.good,
-            bad: s.counts.bad,
-            skipped: s.counts.skipped,
-            suppressed: s.counts.suppressed,
-            numbered: s.numbered,
-        });
-        let transport = self.streams.values().map(|s| {
-            let waiting = s.numbered.less(s.dropped).less(s.set_aside).less(s.acknowledged_durable);
-            let balance = |of: fn(Amount) -> u64| Balance {
-                numbered: of(s.numbered),
-                acknowledged: of(s.acknowledged_durable),
-                dropped: of(s.dropped),
-                set_aside: of(s.set_aside),
-                waiting: of(waiting),
-            };
-            TransportLine {
-                machine: s.id.machine.clone(),
-                category: s.id.category.clone(),
-                epoch: s.id.epoch.to_string(),
-                rows: balance(|a| a.rows),
-                points: balance(|a| a.points),
-            }
-        });
-        let mut books = Books {
-            flushed_at: self.last_flushed_us.and_then(rfc3339),
-            source: source.collect(),
-            transport: transport.collect(),
-            redelivered: self.redelivered,
-            balanced: false,
-        };
-        books.balanced = books.sums_hold();
-        books
-    }
-}
-
-fn rfc3339(us: i64) -> Option<String> {
-    let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000).ok()?;
-    at.format(&time::format_description::well_known::Rfc3339).ok()
 }

@@ -1,0 +1,125 @@
+//! What the uplink is given next: births and losses, rows that pass through memory, rows that were given
+//! back, then the oldest that were never handed out. Pure functions of the state.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use millrace_protocol::{IntervalSet, Layout, StreamId};
+
+use super::Position;
+use super::entry::RowsHead;
+use super::reader::Stored;
+use super::state::State;
+
+/// What [`BufferReader::take`] has so far.
+pub(super) struct Basket {
+    pub(super) taken: Vec<Stored>,
+    pub(super) bytes: usize,
+    pub(super) max_bytes: usize,
+}
+
+impl Basket {
+    pub(super) fn is_full(&self) -> bool {
+        !self.taken.is_empty() && self.bytes >= self.max_bytes
+    }
+}
+
+pub(super) fn take_notices(state: &mut State, basket: &mut Basket) {
+    for (&number, notice) in &mut state.notices {
+        if basket.is_full() {
+            return;
+        }
+        let Some(stream) = state.streams.get(&notice.stream).filter(|_| !notice.in_flight) else { continue };
+        let Some(item) = notice.encode() else { continue };
+        notice.in_flight = true;
+        basket.bytes += item.len();
+        basket.taken.push(Stored {
+            position: Position::Notice(number),
+            stream: stream.id.clone(),
+            seq: None,
+            rows: 0,
+            points: 0,
+            newest_us: None,
+            item,
+            layout: None,
+        });
+    }
+}
+
+pub(super) fn take_passing(state: &mut State, basket: &mut Basket) {
+    for (&number, passing) in &mut state.passing {
+        if basket.is_full() {
+            return;
+        }
+        let Some(stream) = state.streams.get(&passing.head.stream).filter(|_| !passing.in_flight) else {
+            continue;
+        };
+        passing.in_flight = true;
+        basket.bytes += passing.item.len();
+        let (item, layout) = (passing.item.clone(), passing.layout.clone());
+        basket.taken.push(stored(Position::Passing(number), stream.id.clone(), &passing.head, item, layout));
+    }
+}
+
+pub(super) fn stored(
+    position: Position,
+    stream: StreamId,
+    head: &RowsHead,
+    item: Vec<u8>,
+    layout: Option<Arc<Layout>>,
+) -> Stored {
+    Stored {
+        position,
+        stream,
+        seq: Some((head.first_seq, head.last_seq())),
+        rows: head.rows,
+        points: head.points,
+        newest_us: Some(head.newest_us),
+        item,
+        layout,
+    }
+}
+
+/// Entries of one segment that may be read next.
+pub(super) struct NextRange {
+    pub(super) segment: u64,
+    pub(super) range: RangeInclusive<u64>,
+    /// Entries in it that are acknowledged.
+    pub(super) skip: IntervalSet,
+    pub(super) is_fresh: bool,
+}
+
+/// Finds what to read next: what was given back, then what was never handed out.
+pub(super) fn next_range(state: &mut State) -> Option<NextRange> {
+    while let Some(&entry) = state.given_back.first() {
+        let sound =
+            state.segment_of(entry).filter(|f| state.segments.get(f).is_some_and(|s| s.damaged.is_none()));
+        if let Some(segment) = sound {
+            let range = entry..=entry;
+            return Some(NextRange { segment, range, skip: IntervalSet::new(), is_fresh: false });
+        }
+        state.given_back.remove(&entry);
+    }
+    loop {
+        let cursor = state.cursor;
+        let holding = state.segment_of(cursor);
+        let (&first, segment) = match holding {
+            Some(first) => state.segments.get_key_value(&first)?,
+            None => state.segments.range(cursor..).next()?,
+        };
+        if segment.damaged.is_some() || segment.last < first {
+            state.cursor = segment.last.max(first) + 1;
+            continue;
+        }
+        let range = cursor.max(first)..=segment.last;
+        let mut left = state.acknowledged.missing_in(range.clone());
+        state.refused.keys().for_each(|&entry| left.remove(entry..=entry));
+        let Some(from) = left.ranges().next().map(|r| *r.start()) else {
+            state.cursor = segment.last + 1;
+            continue;
+        };
+        let range = from..=segment.last;
+        let skip = left.missing_in(range.clone());
+        return Some(NextRange { segment: first, range, skip, is_fresh: true });
+    }
+}

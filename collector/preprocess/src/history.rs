@@ -59,6 +59,8 @@ pub(crate) struct TagHistory {
     points: Vec<Point>,
     /// Points before this place are forgotten and wait to be removed together.
     begin: usize,
+    /// Points before this time may be missing.
+    kept_us: i64,
 }
 
 impl TagHistory {
@@ -90,6 +92,7 @@ impl TagHistory {
     /// Forgets points that no window from `horizon_us` on can see. The one held there stays, and if it is
     /// bad the good one before it, from which a counter goes on.
     fn forget(&mut self, horizon_us: i64) {
+        self.kept_us = self.kept_us.max(horizon_us);
         let earlier = self.points().get(..self.at(horizon_us)).unwrap_or_default();
         self.begin += earlier.iter().rposition(|point| !point.value.is_null()).unwrap_or(0);
         if self.begin > 64 && self.begin * 2 > self.points.len() {
@@ -159,7 +162,7 @@ impl History {
         let found = self.tags.iter().position(|tag| tag.name == *name && tag.wanted == wanted);
         found.unwrap_or_else(|| {
             let name = Arc::clone(name);
-            self.tags.push(TagHistory { name, wanted, points: Vec::new(), begin: 0 });
+            self.tags.push(TagHistory { name, wanted, points: Vec::new(), begin: 0, kept_us: i64::MIN });
             self.routes.clear();
             self.tags.len() - 1
         })
@@ -287,13 +290,30 @@ impl History {
         }
     }
 
+    /// Counts the points in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.tags.iter().map(|tag| tag.points().len()).sum()
+    }
+
+    /// Gives the time from which all points of some tags are in memory.
+    pub(crate) fn kept_us(&self, places: &[usize]) -> i64 {
+        let kept = places.iter().filter_map(|&place| self.tags.get(place)).map(|tag| tag.kept_us);
+        kept.max().unwrap_or(i64::MIN)
+    }
+
     /// Gives a copy that holds only what was known at a time (F7).
     pub(crate) fn known_at(&self, append_us: i64, from_us: i64, to_us: i64) -> Self {
         let mut known = Self { tags: Vec::new(), streams: self.streams.clone(), routes: Vec::new() };
         for tag in &self.tags {
             let range = tag.points().get(tag.at(from_us)..tag.at(to_us)).unwrap_or_default();
             let points = range.iter().filter(|p| p.append_us <= append_us).cloned().collect();
-            known.tags.push(TagHistory { name: Arc::clone(&tag.name), wanted: tag.wanted, points, begin: 0 });
+            known.tags.push(TagHistory {
+                name: Arc::clone(&tag.name),
+                wanted: tag.wanted,
+                points,
+                begin: 0,
+                kept_us: from_us,
+            });
         }
         known
     }

@@ -17,6 +17,7 @@
 //! 5. [`StreamDriver::contiguous`] of each stream from the ledger.
 
 mod machine;
+mod panes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -201,6 +202,12 @@ impl StreamDriver {
     #[must_use]
     pub fn rows_from_us(&self, machine: &MachineName) -> i64 {
         self.machines.get(machine).map_or(i64::MIN, Machine::rows_from_us)
+    }
+
+    /// Counts the points in memory, for metrics.
+    #[must_use]
+    pub fn points_in_memory(&self) -> usize {
+        self.machines.values().map(Machine::points).sum()
     }
 
     /// Gives up to which event time a view's windows of a machine are closed, if any is.

@@ -122,7 +122,7 @@ impl Subject<'_> {
         self.tags().filter_map(|tag| tag.points().last()).map(|p| p.held_until_us()).max()
     }
 
-    fn pane(&self, from_us: i64, to_us: i64, pane: bool) -> Pane {
+    pub(crate) fn pane(&self, from_us: i64, to_us: i64, pane: bool) -> Pane {
         let scene = Scene { kind: &self.view.kind, machine: self.machine, before_us: to_us };
         let rows = Rows::new(self.view, self.history, self.places, scene, (from_us, to_us));
         let domain: Option<Rc<Steps>> = self.view.domain.map(|row| rows.row(row));
@@ -223,6 +223,11 @@ impl Subject<'_> {
 }
 
 impl Pane {
+    /// Tells whether any tag had a value or a point.
+    pub(crate) const fn any(&self) -> bool {
+        self.any
+    }
+
     fn merge(&mut self, next: &Self) {
         for (mine, other) in self.partials.iter_mut().zip(&next.partials) {
             mine.merge(other);

@@ -7,6 +7,7 @@ use millrace_protocol::{AgentId, Birth, Category, LayoutId, MachineName, StreamI
 use serde::{Deserialize, Serialize};
 
 use super::Clocks;
+use super::panes::{Cut, PaneBook};
 use crate::feature::FeatureRow;
 use crate::graph::{Catalog, Mode, View, Window};
 use crate::history::{History, MAX_AHEAD_US, Touched};
@@ -14,7 +15,7 @@ use crate::input::InputRow;
 use crate::watermark::{Chain, Control, Low};
 use crate::window::{Panes, Subject, last_multiple, next_multiple};
 
-const HOUR_US: i64 = 3_600_000_000;
+pub(super) const HOUR_US: i64 = 3_600_000_000;
 /// The version of the saved state; another one is ignored.
 const SAVED_VERSION: u32 = 1;
 
@@ -25,7 +26,7 @@ struct Open {
     places: Vec<usize>,
     /// Windows that end here or earlier are closed.
     closed_until_us: Option<i64>,
-    panes: Panes,
+    panes: PaneBook,
     /// Hours that must be computed again.
     late: BTreeSet<i64>,
     /// A point came since the open cell was last given.
@@ -72,7 +73,7 @@ impl Machine {
             view: Arc::clone(view),
             places: view.tags.iter().map(|tag| history.tag(&tag.name, tag.wanted)).collect(),
             closed_until_us: None,
-            panes: Panes::new(),
+            panes: PaneBook::default(),
             late: BTreeSet::new(),
             fresh: false,
         });
@@ -132,17 +133,19 @@ impl Machine {
             if matches!(open.view.window, Window::Latest { .. }) && !open.fresh {
                 open.fresh = touched.any_of(&open.places);
             }
-            let Some(closed) = open.closed_until_us.filter(|closed| touched.time_us < *closed) else {
-                continue;
-            };
-            if !touched.any_of(&open.places) {
+            let newest = open.closed_until_us.max(open.panes.until_us());
+            if newest.is_none_or(|newest| touched.time_us >= newest) || !touched.any_of(&open.places) {
                 continue;
             }
             let until = touched.until_us.saturating_add(open.view.memory_us).saturating_add(1);
-            open.panes.retain(|begin, _| *begin > until || begin.saturating_add(HOUR_US) <= touched.time_us);
-            if !live {
-                continue;
+            if let Window::Sliding { size_us, every_us, pane_us: Some(pane_us) } = open.view.window {
+                let kept_us = self.history.kept_us(&open.places);
+                let cut = Cut { size_us, every_us, pane_us };
+                open.panes.changed(touched, until, cut, open.view.memory_us, kept_us);
             }
+            let Some(closed) = open.closed_until_us.filter(|closed| live && touched.time_us < *closed) else {
+                continue;
+            };
             let last_end = closed.min(until.saturating_add(open.view.window.size_us()));
             let mut hour_us = last_multiple(touched.time_us, HOUR_US);
             while hour_us < last_end {
@@ -199,25 +202,19 @@ impl Machine {
             let Some(complete_us) = complete_us.filter(|us| *us > 0) else { continue };
             let before = open.closed_until_us;
             match open.view.window {
-                Window::Sliding { every_us, .. } => {
-                    slide(
-                        &subject,
-                        every_us,
-                        complete_us,
-                        &mut open.closed_until_us,
-                        &mut open.panes,
-                        closed,
-                    );
+                Window::Sliding { size_us, every_us, pane_us: Some(pane_us) } => {
+                    let cut = Cut { size_us, every_us, pane_us };
+                    let until = &mut open.closed_until_us;
+                    open.panes.slide(&subject, cut, complete_us, until, &mut open.late, closed);
+                }
+                Window::Sliding { every_us, pane_us: None, .. } => {
+                    slide(&subject, every_us, complete_us, &mut open.closed_until_us, closed);
                 }
                 Window::Latest { cell_us } => {
                     cells(&subject, cell_us, complete_us, &mut open.closed_until_us, closed);
                 }
             }
             self.unsaved |= before != open.closed_until_us;
-            if let Some(until) = open.closed_until_us {
-                let horizon = until.saturating_sub(open.view.window.size_us());
-                open.panes = open.panes.split_off(&horizon);
-            }
         }
         self.forget();
         self.carriers.values_mut().for_each(|carrier| carrier.chain.prune());
@@ -226,9 +223,11 @@ impl Machine {
     fn forget(&mut self) {
         let mut horizons: BTreeMap<usize, i64> = BTreeMap::new();
         for open in &self.views {
-            let horizon = open.closed_until_us.map_or(i64::MIN, |until| {
-                until.saturating_sub(open.view.window.size_us()).saturating_sub(open.view.memory_us)
-            });
+            let begin = match open.view.window {
+                Window::Sliding { pane_us: Some(_), .. } => open.panes.until_us(),
+                _ => open.closed_until_us.map(|until| until.saturating_sub(open.view.window.size_us())),
+            };
+            let horizon = begin.map_or(i64::MIN, |us| us.saturating_sub(open.view.memory_us));
             for place in &open.places {
                 let known = horizons.entry(*place).or_insert(horizon);
                 *known = (*known).min(horizon);
@@ -269,6 +268,10 @@ impl Machine {
             );
         }
         late
+    }
+
+    pub(super) fn points(&self) -> usize {
+        self.history.len()
     }
 
     pub(super) fn closed_until_us(&self, view: &View) -> Option<i64> {
@@ -363,7 +366,6 @@ fn slide(
     every_us: i64,
     complete_us: i64,
     closed_until: &mut Option<i64>,
-    panes: &mut Panes,
     closed: &mut Vec<FeatureRow>,
 ) {
     let last_end = last_multiple(complete_us, every_us);
@@ -378,7 +380,7 @@ fn slide(
         // Windows in which nothing is known give no row; over a long silence that is a leap.
         match subject.next_known(start_us) {
             Some(next) if next < end_us => {
-                closed.extend(subject.window(end_us, panes).row);
+                closed.extend(subject.window(end_us, &mut Panes::new()).row);
                 until = end_us;
             }
             Some(next) => until = last_multiple(next, every_us).min(last_end),

@@ -11,6 +11,9 @@ const DAY: i64 = 86_400 * S;
 /// A round hour, so that windows and repairs begin there.
 const T0: i64 = 472_000 * 3600 * S;
 
+/// T0 lies on a multiple of 8 h.
+const T0_TO_END: i64 = 28_800;
+
 const TEN_SECONDS: &str = r#"
 [[kind]]
 name = "press"
@@ -331,6 +334,37 @@ fn a_restart_reads_little_and_loses_no_window() {
     assert_eq!(
         again.driver.closed_until_us(&catalog(TEN_SECONDS).views()[0].clone(), &machine()),
         Some(T0 + 2_990 * S)
+    );
+}
+
+#[test]
+fn a_long_window_keeps_panes_and_not_points() {
+    let text = TEN_SECONDS.replace("size = \"10 s\"", "size = \"8 h\"");
+    let mut line = Line::new(&text);
+    let (a, b) = (Arc::clone(&line.a), Arc::clone(&line.b));
+    let mut closed = Vec::new();
+    for minute in 0..485 {
+        let from = minute * 60;
+        line.feed(&a, "a", from, from + 60, from as u64 + 1, None);
+        line.feed(&b, "b", from, from + 60, from as u64 + 1, None);
+        closed.extend(line.close());
+        assert!(line.driver.points_in_memory() < 2 * 900, "{}", line.driver.points_in_memory());
+    }
+    assert_eq!(closed, vec![(T0_TO_END, Some(T0_TO_END as f64), 1.0)]);
+    // A row that comes hours late finds its pane's points gone: the window is asked of the lake instead.
+    let mut late = row(&a, 30_000, T0 + T0_TO_END * S + 60 * S, &[("a", num(1.0))]);
+    line.feed(&a, "a", 29_100, 40_000, 29_101, None);
+    line.feed(&b, "b", 29_100, 40_000, 29_101, None);
+    assert_eq!(line.close(), vec![]);
+    late.append_us = T0 + 41_000 * S;
+    line.driver.rows(&[late]);
+    assert!(line.driver.late().is_empty(), "its window is open");
+    line.feed(&a, "a", 40_000, 60_000, 40_001, None);
+    line.feed(&b, "b", 40_000, 60_000, 40_001, None);
+    assert_eq!(line.close(), vec![]);
+    assert_eq!(
+        line.driver.late().iter().map(|l| l.hour_us + 3600 * S).collect::<Vec<_>>(),
+        vec![T0 + 2 * 28_800 * S]
     );
 }
 

@@ -1,0 +1,9 @@
+//! The agent as a whole: a scripted Modbus device on one side, librdkafka's in-process broker on the
+//! other, a real buffer on disk in between.
+
+#[path = "it/device.rs"]
+mod device;
+#[path = "it/kafka.rs"]
+mod kafka;
+#[path = "it/thread.rs"]
+mod thread;

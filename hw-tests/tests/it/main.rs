@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+mod agent_config;
 mod kills;
 mod mqtt_redelivery;
 mod programs;

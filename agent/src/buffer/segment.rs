@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::BufferError;
 use super::disk::{Disk, Step, file_bytes, folder_bytes, sync_folder};
@@ -28,6 +28,10 @@ const PART_BYTES: usize = VALUE_MAX_BYTES - 1;
 const CACHE_BYTES: u64 = 1024 * 1024;
 /// A database that is not open after this time is treated as damaged; a sound one takes 0.1 s.
 const OPEN_LIMIT: Duration = Duration::from_secs(20);
+/// How long sled's own threads may hold the lock of a database that was just closed.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+/// How often that lock is tried.
+const RELEASE_TICK: Duration = Duration::from_millis(5);
 
 const PART_MORE: u8 = 0;
 const PART_LAST: u8 = 1;
@@ -111,13 +115,13 @@ impl Segment {
     /// time; [`BufferError::Io`] if the disk refuses.
     pub(super) fn open(disk: &Disk, folder: &Path) -> Result<Self, BufferError> {
         disk.at(Step::OpenSegment, folder)?;
-        let db = match open_guarded(folder) {
+        let db = match open_released(folder) {
             Ok(db) => db,
             Err(OpenFailure::Io(error)) => return Err(BufferError::io("opening", folder, error)),
             Err(OpenFailure::Damaged(_)) => {
                 // A snapshot cut in half keeps a good log from opening; sled makes it anew.
                 remove_snapshots(folder);
-                open_guarded(folder).map_err(|failure| BufferError::Damaged {
+                open_released(folder).map_err(|failure| BufferError::Damaged {
                     path: folder.to_owned(),
                     what: failure.text(),
                 })?
@@ -255,6 +259,23 @@ impl OpenFailure {
         match self {
             Self::Io(error) => error.to_string(),
             Self::Damaged(what) => what,
+        }
+    }
+}
+
+/// Opens a database that this process may just have closed: a thread of sled's pool may hold it, and
+/// with it the lock of its file, for a moment longer. Other processes are kept out by our own lock.
+fn open_released(folder: &Path) -> Result<sled::Db, OpenFailure> {
+    let begun = Instant::now();
+    loop {
+        match open_guarded(folder) {
+            Err(OpenFailure::Io(error))
+                if error.to_string().contains("could not acquire lock")
+                    && begun.elapsed() < RELEASE_LIMIT =>
+            {
+                std::thread::sleep(RELEASE_TICK);
+            }
+            other => return other,
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::batch::{Batch, BatchError, BatchOptions, DELIVERIES};
 use crate::buffer::{self, BufferError, BufferReader, OpenOptions, WallClock};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Mqtt};
-use crate::delivery::{Delivery, Observer};
+use crate::delivery::{Delivery, Horizon, Observer};
 use crate::source::{modbus, mqtt};
 use crate::status::{self, MqttHealth, Newest, Snapshot, StatusError, View};
 use crate::supervise::{Backoff, Stage, Supervisor, TaskError};
@@ -67,6 +67,7 @@ pub struct App {
     uplink: Uplink<BufferReader>,
     listener: TcpListener,
     newest: Newest,
+    horizon: Horizon,
 }
 
 impl App {
@@ -91,17 +92,19 @@ impl App {
         })?;
         let newest = Newest::default();
         let observed = newest.clone();
+        let horizon = Horizon::default();
         let options = BatchOptions {
             streams: config.buses.iter().flat_map(modbus::streams).collect(),
             site: config.site.clone(),
             sync_interval: config.buffer.sync_interval,
             mqtt_window: config.mqtt.iter().map(|m| m.receive_maximum).max().unwrap_or(NO_MQTT_WINDOW),
             observer: Some(Observer(Arc::new(move |delivery| observed.observe(delivery)))),
+            horizon: horizon.clone(),
         };
         let batch = Batch::new(buffer, options)?;
         let client_id = format!("millrace-agent-{}", config.id);
         let uplink = Uplink::new(reader.clone(), &config.kafka, &client_id, epoch)?;
-        Ok(Self { config, clock, epoch, batch, reader, uplink, listener, newest })
+        Ok(Self { config, clock, epoch, batch, reader, uplink, listener, newest, horizon })
     }
 
     /// Gives the address of the status page, with the port that was taken.
@@ -137,9 +140,13 @@ impl App {
         let clock: Arc<dyn Clock> = self.clock;
         for bus in self.config.buses {
             let (clock, deliveries) = (Arc::clone(&clock), deliveries.clone());
+            let underway = self.horizon.source();
             let name = format!("bus {}", bus.name);
             supervisor.restartable(Stage::Source, name, Backoff::default(), move |token| {
-                let run = modbus::run(bus.clone(), Arc::clone(&clock), deliveries.clone(), token);
+                // What a run that panicked had under way was not handed over and will not be.
+                underway.end();
+                let (clock, deliveries) = (Arc::clone(&clock), deliveries.clone());
+                let run = modbus::run(bus.clone(), clock, deliveries, underway.clone(), token);
                 async move {
                     run.await;
                     Ok::<_, TaskError>(())

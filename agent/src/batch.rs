@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::sync::oneshot;
 
 use crate::buffer::{Buffer, Done, Flushed, Group};
-use crate::delivery::{Confirmed, Delivery, NewTags, Observer, SourceCounts};
+use crate::delivery::{Confirmed, Delivery, Horizon, NewTags, Observer, SourceCounts};
 
 mod pack;
 mod redelivery;
@@ -26,6 +26,8 @@ pub const DELIVERIES: usize = 256;
 const FLUSH_BYTES: usize = 256 * 1024;
 /// A flush is due when no publish came for so long (D5).
 const PUBLISH_PAUSE: Duration = Duration::from_millis(5);
+/// Progress stays so far behind the clock: a publish is given its time a moment before it is handed over.
+const HAND_OVER_US: i64 = 250_000;
 /// How often the buffer may tidy up when nothing comes.
 const IDLE_TICK: Duration = Duration::from_millis(250);
 
@@ -42,6 +44,8 @@ pub struct BatchOptions {
     pub mqtt_window: u16,
     /// Looks at what is received, for the status page.
     pub observer: Option<Observer>,
+    /// What sources have under way.
+    pub horizon: Horizon,
 }
 
 /// Says why the batch stage cannot start or go on.
@@ -201,9 +205,11 @@ impl Batch {
             if self.is_full() || self.due().is_some_and(|due| due <= Instant::now()) {
                 self.flush();
             }
-            let now_us = self.buffer.now_us();
+            // In this order: what is handed over after the horizon was read shows in the channel.
+            let now_us = self.buffer.now_us().saturating_sub(HAND_OVER_US);
+            let settled_us = self.options.horizon.earliest_us().map_or(now_us, |e| now_us.min(e - 1));
             if self.pending.since.is_none() && deliveries.is_empty() {
-                self.buffer.settled(now_us);
+                self.buffer.settled(settled_us);
                 self.buffer.idle();
             }
         }

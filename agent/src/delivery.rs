@@ -3,7 +3,8 @@
 //! This is the one type between `source` and `batch`; it belongs to neither, so that the stages do not
 //! import each other.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use millrace_protocol::{BirthTag, Category, ClockSegment, MachineName, RawRow, StreamRow};
 use tokio::sync::oneshot;
@@ -23,6 +24,55 @@ pub struct Delivery {
     pub new_tags: Vec<NewTags>,
     /// Present for MQTT: how to recognise a redelivery, and whom to tell that it is on disk (D5).
     pub publish: Option<Publish>,
+}
+
+/// The earliest event time that may still be handed over, so that progress does not run past a poll that
+/// is under way (D1). Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Horizon {
+    underway: Arc<Mutex<Vec<Weak<AtomicI64>>>>,
+}
+
+/// A source's share in the [`Horizon`]; it ends with the source.
+#[derive(Debug, Clone)]
+pub struct Underway {
+    since_us: Arc<AtomicI64>,
+}
+
+/// Nothing is under way.
+const IDLE: i64 = i64::MAX;
+
+impl Horizon {
+    /// Lets a source take part.
+    #[must_use]
+    pub fn source(&self) -> Underway {
+        let since_us = Arc::new(AtomicI64::new(IDLE));
+        let mut underway = self.underway.lock().unwrap_or_else(PoisonError::into_inner);
+        underway.retain(|source| source.strong_count() > 0);
+        underway.push(Arc::downgrade(&since_us));
+        Underway { since_us }
+    }
+
+    /// Gives the time before which everything has been handed over, if anything is under way.
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn earliest_us(&self) -> Option<i64> {
+        let underway = self.underway.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = underway.iter().filter_map(Weak::upgrade).map(|since| since.load(Ordering::SeqCst));
+        times.min().filter(|since_us| *since_us != IDLE)
+    }
+}
+
+impl Underway {
+    /// Says that rows from this time on may come. Event times must be read after it.
+    pub fn begin(&self, now_us: i64) {
+        self.since_us.store(now_us, Ordering::SeqCst);
+    }
+
+    /// Says that what was under way is handed over.
+    pub fn end(&self) {
+        self.since_us.store(IDLE, Ordering::SeqCst);
+    }
 }
 
 /// Looks at deliveries as they are received; must be quick and never block.
@@ -88,4 +138,23 @@ pub struct SourceCounts {
     pub skipped: u64,
     /// Points read and not reported (deadband, repeated bad quality).
     pub suppressed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_horizon_is_the_earliest_that_is_under_way() {
+        let horizon = Horizon::default();
+        let (a, b) = (horizon.source(), horizon.source());
+        assert_eq!(horizon.earliest_us(), None);
+        a.begin(5);
+        b.begin(3);
+        assert_eq!(horizon.earliest_us(), Some(3));
+        b.end();
+        assert_eq!(horizon.earliest_us(), Some(5));
+        drop(a);
+        assert_eq!(horizon.earliest_us(), None, "who is gone hands nothing over");
+    }
 }

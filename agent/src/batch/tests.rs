@@ -81,6 +81,7 @@ fn options(streams: Vec<NewTags>) -> BatchOptions {
         sync_interval: Duration::from_millis(20),
         mqtt_window: 20,
         observer: None,
+        horizon: crate::delivery::Horizon::default(),
     }
 }
 
@@ -288,4 +289,24 @@ fn with_a_dead_disk_rows_are_volatile_and_confirmed_by_kafka() {
     running.reader.acknowledge(&positions);
     assert_eq!(confirmed.blocking_recv(), Ok(Confirmed::Stored));
     running.stop();
+}
+
+#[test]
+fn progress_does_not_run_past_a_poll_that_is_under_way() {
+    let mut rig = Rig::new();
+    let options = options(Vec::new());
+    let underway = options.horizon.source();
+    underway.begin(5);
+    let running = Running::start(&mut rig, options);
+    let until = |is_so: fn(i64) -> bool| {
+        let begun = Instant::now();
+        while !running.reader.settled_us().is_some_and(is_so) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", running.reader.settled_us());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    until(|settled_us| settled_us == 4);
+    underway.end();
+    until(|settled_us| settled_us > 5);
+    drop(running.stop());
 }

@@ -20,7 +20,7 @@ use super::plan::Request;
 use super::unit::{Change, SPLITS, Unit};
 use crate::clock::Clock;
 use crate::config::Bus;
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Underway};
 
 /// "Illegal data address" and "illegal data value": the range of a request does not suit the device.
 ///
@@ -36,11 +36,13 @@ const CLOCK_READINGS: usize = 3;
 /// A device that is due later waits for one that is due sooner, whatever their intervals, so that a
 /// busy bus skips ticks of all of them alike.
 ///
-/// *Cancel safety*: a cycle that is cut off by the stop is neither delivered nor counted.
+/// `underway` keeps progress behind a running cycle. *Cancel safety*: a cycle that is cut off by the
+/// stop is neither delivered nor counted.
 pub async fn run(
     mut bus: Bus,
     clock: Arc<dyn Clock>,
     deliveries: mpsc::Sender<Delivery>,
+    underway: Underway,
     stop: CancellationToken,
 ) {
     let start = Instant::now();
@@ -50,8 +52,10 @@ pub async fn run(
     while let Some(unit) = units.iter_mut().min_by_key(|unit| unit.schedule.next()) {
         let turn = async {
             sleep_until(unit.schedule.next()).await;
+            underway.begin(poll.clock.now_us());
             let delivery = poll.cycle(unit).await;
             let is_taken = deliveries.send(delivery).await.is_ok();
+            underway.end();
             let skipped = unit.schedule.skip(Instant::now());
             unit.readings.skip(skipped);
             is_taken

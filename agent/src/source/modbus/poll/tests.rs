@@ -9,7 +9,7 @@ use super::super::sample;
 use super::super::script::{Answer, Asked, Server};
 use super::*;
 use crate::config::{Device, Tag};
-use crate::delivery::SourceCounts;
+use crate::delivery::{Horizon, SourceCounts};
 
 /// A clock that goes on by a millisecond at each reading and steps when a test says so.
 struct TestClock(Mutex<(i64, ClockSegment)>);
@@ -47,7 +47,7 @@ impl Running {
         let (sender, deliveries) = mpsc::channel(1);
         let (clock, stop) = (TestClock::new(), CancellationToken::new());
         let of_task: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
-        tokio::spawn(run(bus, of_task, sender, stop.clone()));
+        tokio::spawn(run(bus, of_task, sender, Horizon::default().source(), stop.clone()));
         Self { deliveries, clock, _stop: stop.drop_guard() }
     }
 
@@ -117,8 +117,8 @@ async fn a_cycle_gives_one_row_per_category_all_at_the_instant_of_the_first_repl
         .iter()
         .map(|row| (row.category.as_str(), row.row.time_us, row.row.cells.len()))
         .collect();
-    // Two readings at the beginning, two at the first reply, none at the others.
-    assert_eq!(rows, [("telemetry", 1_004_000, 2), ("temperature", 1_004_000, 1)]);
+    // Three readings at the beginning, two at the first reply, none at the others.
+    assert_eq!(rows, [("telemetry", 1_005_000, 2), ("temperature", 1_005_000, 1)]);
     assert_balanced(&delivery);
     assert_eq!(counts(&delivery).good, 3);
 }
@@ -321,7 +321,11 @@ async fn the_poll_ends_when_nobody_takes_its_deliveries_or_when_it_is_stopped() 
         } else {
             drop(deliveries);
         }
-        let end = tokio::time::timeout(Duration::from_secs(20), run(bus, clock, sender, stop)).await;
+        let end = tokio::time::timeout(
+            Duration::from_secs(20),
+            run(bus, clock, sender, Horizon::default().source(), stop),
+        )
+        .await;
         assert!(end.is_ok(), "stopped: {is_stopped}");
     }
 }

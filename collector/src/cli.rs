@@ -4,11 +4,17 @@
 //! configuration.
 
 mod audit;
+mod backfill;
 mod check;
+mod dead_letters;
+mod explain;
+mod feast;
+mod find;
 mod migrate;
 mod run;
 mod status;
 mod table;
+mod views;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -55,6 +61,23 @@ enum Verb {
     Status(status::Arguments),
     /// Does every numbered row stand somewhere? Exit code 2 if not.
     Audit(audit::Arguments),
+    /// Which stage holds what a machine measured at a time?
+    Where(find::Arguments),
+    /// A feature down to tag, machine and register address.
+    Explain(explain::Arguments),
+    /// Compute features from the lake and write what differs from what is stored.
+    Backfill(backfill::Arguments),
+    /// Is what the lake gives what the stream wrote, bit for bit? Exit code 2 if not.
+    Parity(backfill::ParityArguments),
+    /// Feature views.
+    #[command(subcommand)]
+    Views(views::Verb),
+    /// What could not be read.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Verb),
+    /// The Feast repository.
+    #[command(subcommand)]
+    Feast(feast::Verb),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -70,6 +93,13 @@ pub async fn main(cli: Cli) -> u8 {
         Verb::Migrate(file) => migrate::run(&file.config).await,
         Verb::Status(arguments) => status::run(&arguments).await,
         Verb::Audit(arguments) => audit::run(&arguments).await,
+        Verb::Where(arguments) => find::run(&arguments).await,
+        Verb::Explain(arguments) => explain::run(&arguments).await,
+        Verb::Backfill(arguments) => backfill::run(arguments).await,
+        Verb::Parity(arguments) => backfill::parity(arguments).await,
+        Verb::Views(verb) => views::run(&verb).await,
+        Verb::DeadLetters(verb) => dead_letters::run(&verb).await,
+        Verb::Feast(verb) => feast::run(&verb).await,
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "millrace-collector", &mut std::io::stdout());
             Ok(GOOD)
@@ -85,6 +115,18 @@ pub async fn main(cli: Cli) -> u8 {
     }
 }
 
+/// An argument that the command line's own grammar cannot refuse.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Reads a time as people write it. *Units*: microseconds since 1970-01-01 UTC.
+fn time_us(text: &str) -> Result<i64, Usage> {
+    let time = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok();
+    time.and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000).ok())
+        .ok_or_else(|| Usage(format!("{text:?} is no time; write it as 2026-11-24T08:00:00Z")))
+}
+
 /// Prints an error for people; it is no log line.
 #[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
 fn report(text: &str) {
@@ -94,7 +136,7 @@ fn report(text: &str) {
 fn code_of(error: &(dyn Error + 'static)) -> u8 {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.is::<ConfigError>() || error.is::<FeatureFilesError>() {
+        if error.is::<ConfigError>() || error.is::<FeatureFilesError>() || error.is::<Usage>() {
             return WRONG_USAGE;
         }
         cause = error.source();

@@ -52,6 +52,13 @@ struct Task {
     handle: JoinHandle<Result<(), BoxError>>,
 }
 
+impl Drop for Task {
+    /// A task never outlives those who wait for it.
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
+}
+
 /// The tasks, in the order in which they are stopped.
 #[derive(Default)]
 pub struct Tasks(Vec<Task>);
@@ -90,7 +97,6 @@ impl Tasks {
                 }
                 Err(_) => {
                     tracing::warn!(name = task.name, "did not stop in time and is left behind");
-                    task.handle.abort();
                 }
             }
         }

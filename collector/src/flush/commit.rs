@@ -39,7 +39,6 @@ pub struct Flushed {
 /// What a shard's graphs want written, taken from them before the transaction begins.
 struct Due {
     shard: i32,
-    flush_id: i64,
     state: ShardState,
     open: OpenShard,
     closed: Vec<FeatureRow>,
@@ -49,7 +48,7 @@ struct Due {
 }
 
 /// Gives the number of a shard's n-th flush.
-pub(super) fn flush_id(shard: i32, n: i64) -> i64 {
+pub(crate) fn flush_id(shard: i32, n: i64) -> i64 {
     (i64::from(shard) << FLUSH_BITS) | n
 }
 
@@ -104,7 +103,6 @@ impl Memory {
             if idle && closed.is_empty() && late.is_empty() && controls.is_empty() && saved.is_empty() {
                 continue;
             }
-            shard.state.flushes += 1;
             for (topic, offset) in std::mem::take(&mut open.offsets) {
                 shard.state.offsets.insert(topic, offset);
             }
@@ -117,8 +115,8 @@ impl Memory {
                 .collect();
             let controls =
                 controls.into_iter().map(|Control::GiveUp { stream, at_us }| (stream, at_us)).collect();
-            let (state, flush_id) = (shard.state.clone(), flush_id(number, shard.state.flushes));
-            all.push(Due { shard: number, flush_id, state, open, closed, controls, late, saved });
+            let state = shard.state.clone();
+            all.push(Due { shard: number, state, open, closed, controls, late, saved });
         }
         all
     }
@@ -130,8 +128,10 @@ impl Memory {
         now_us: i64,
         flushed: &mut Flushed,
     ) -> Result<(), FlushError> {
-        let Due { shard, flush_id, state, open, closed, controls, late, saved } = due;
-        write::shard(conn, shard, &state, now_us).await?;
+        let Due { shard, state, open, closed, controls, late, saved } = due;
+        let flushes = write::shard(conn, shard, &state, now_us).await?;
+        self.shard(shard).state.flushes = flushes;
+        let flush_id = flush_id(shard, flushes);
         let mut books = Books { conn, ids: &mut self.ids, shard, flush_id, now_us };
         let checksums = books.checksums(&open).await?;
         let (rows, points) = (open.rows, open.points);

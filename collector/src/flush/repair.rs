@@ -53,6 +53,36 @@ impl Backfill {
         self.loaded.iter().find(|s| s.stream.machine == *machine).map_or(0, |s| s.shard)
     }
 
+    /// Writes what [`Self::compute`] gave, in a transaction of its own (D12).
+    ///
+    /// # Errors
+    /// [`FlushError`]; nothing is written then.
+    pub async fn write(
+        &self,
+        conn: &mut SqliteConnection,
+        machine: &MachineName,
+        rows: &[FeatureRow],
+        now_us: i64,
+    ) -> Result<Vec<WrittenRow>, FlushError> {
+        conn.execute("BEGIN IMMEDIATE").await.map_err(LakeError::sql("begin a backfill"))?;
+        let done = self.write_rows(conn, machine, rows, now_us).await;
+        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        conn.execute(end).await.map_err(LakeError::sql("end a backfill"))?;
+        done
+    }
+
+    async fn write_rows(
+        &self,
+        conn: &mut SqliteConnection,
+        machine: &MachineName,
+        rows: &[FeatureRow],
+        now_us: i64,
+    ) -> Result<Vec<WrittenRow>, FlushError> {
+        let shard = self.shard(machine);
+        let flushes = write::next_flush(conn, shard, now_us).await?;
+        Ok(offline::write_revisions(conn, rows, flush_id(shard, flushes), now_us).await?)
+    }
+
     /// Computes a view's windows of a machine with `from_us` < end ≤ `to_us`.
     ///
     /// # Errors
@@ -105,10 +135,10 @@ impl Memory {
             let closed_us = self.shard(shard).driver.closed_until_us(&view, &machine).unwrap_or(i64::MIN);
             let to_us = hour_us.saturating_add(HOUR_US).min(closed_us);
             let rows = backfill.compute(conn, &view, &machine, hour_us, to_us).await?;
-            let state = &mut self.shard(shard).state;
-            state.flushes += 1;
-            let (state, id) = (state.clone(), flush_id(shard, state.flushes));
-            write::shard(conn, shard, &state, now_us).await?;
+            let state = self.shard(shard).state.clone();
+            let flushes = write::shard(conn, shard, &state, now_us).await?;
+            self.shard(shard).state.flushes = flushes;
+            let id = flush_id(shard, flushes);
             written = offline::write_revisions(conn, &rows, id, now_us).await?;
         }
         write::repaired(conn, &name, version, &machine, hour_us).await?;

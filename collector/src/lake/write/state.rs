@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::rows::number;
 use crate::lake::LakeError;
-use crate::lake::db::{SqliteConnection, Statement};
+use crate::lake::db::{Row as _, SqliteConnection, Statement};
 
 /// A stream's ledger as the lake keeps it.
 #[derive(Debug, Clone, Default)]
@@ -100,7 +100,7 @@ pub async fn streams(conn: &mut SqliteConnection, states: Vec<(i64, StreamState)
     Ok(())
 }
 
-/// Moves a shard's offsets under its fence (D12).
+/// Moves a shard's offsets under its fence and gives the number of this flush (D12).
 ///
 /// # Errors
 /// [`LakeError::Fenced`] if another worker has taken the shard, [`LakeError::Sql`]; roll the transaction back.
@@ -109,24 +109,37 @@ pub async fn shard(
     shard: i32,
     state: &ShardState,
     now_us: i64,
-) -> Result<(), LakeError> {
+) -> Result<i64, LakeError> {
+    const WHAT: &str = "save the shard's offsets";
     let offsets = json!(state.offsets).to_string();
     let new = state.fence == 0;
     let statement = if new {
-        Statement::new(
-            "INSERT INTO shard (flushes, offsets, updated, shard, fence) VALUES (?, ?, ?, ?, 1) ON CONFLICT DO NOTHING",
-        )
+        "INSERT INTO shard (flushes, offsets, updated, shard, fence) VALUES (1, ?, ?, ?, 1) ON CONFLICT DO NOTHING \
+         RETURNING flushes"
     } else {
-        Statement::new("UPDATE shard SET flushes = ?, offsets = ?, updated = ? WHERE shard = ? AND fence = ?")
+        "UPDATE shard SET flushes = flushes + 1, offsets = ?, updated = ? WHERE shard = ? AND fence = ? \
+         RETURNING flushes"
     };
-    let mut statement = statement.bind(state.flushes).bind(offsets).bind(now_us).bind(shard);
+    let mut statement = Statement::new(statement).bind(offsets).bind(now_us).bind(shard);
     if !new {
         statement.add(state.fence);
     }
-    match statement.execute(conn).await.map_err(LakeError::sql("save the shard's offsets"))? {
-        0 => Err(LakeError::Fenced { shard }),
-        _ => Ok(()),
-    }
+    let row = statement.fetch_optional(conn).await.map_err(LakeError::sql(WHAT))?;
+    row.ok_or(LakeError::Fenced { shard })?.try_get(0).map_err(LakeError::sql(WHAT))
+}
+
+/// Takes the next flush of a shard for someone who writes features beside its worker (D12).
+///
+/// # Errors
+/// [`LakeError`]; roll the transaction back.
+pub async fn next_flush(conn: &mut SqliteConnection, shard: i32, now_us: i64) -> Result<i64, LakeError> {
+    const WHAT: &str = "take the next flush of a shard";
+    let update = Statement::new(
+        "UPDATE shard SET flushes = flushes + 1, updated = ? WHERE shard = ? RETURNING flushes",
+    );
+    let row = update.bind(now_us).bind(shard).fetch_optional(conn).await.map_err(LakeError::sql(WHAT))?;
+    let row = row.ok_or_else(|| LakeError::stored("a shard", format!("shard {shard} is not there")))?;
+    row.try_get(0).map_err(LakeError::sql(WHAT))
 }
 
 /// Adds the flush's own row; `chunks` are (stream id, first sequence, rows, CRC-32C).

@@ -1,0 +1,241 @@
+//! `backfill` and `parity`: features from the lake, written, or held against what the stream wrote (F2, F9).
+//!
+//! Both run the batch driver over (machine, day). A window whose bits are already the newest revision's is not
+//! written again, so a backfill that was broken off is simply started again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use millrace_preprocess::{FeatureRow, FeatureValue, View};
+use millrace_protocol::MachineName;
+use serde_json::json;
+
+use super::{ConfigFile, FOUND, GOOD, table};
+use crate::app;
+use crate::clock;
+use crate::features::{self, offline};
+use crate::flush::Backfill;
+use crate::lake::db::SqliteConnection;
+use crate::lake::{self, read};
+
+const DAY_US: i64 = offline::DAY_US;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Only this view, as name or name:version.
+    #[arg(long)]
+    view: Option<String>,
+    /// Only this machine (site/name).
+    #[arg(long)]
+    machine: Option<String>,
+    /// Windows that end after this time (RFC 3339); without it: from the first row on.
+    #[arg(long)]
+    from: Option<String>,
+    /// Windows that end at or before this time (RFC 3339); without it: as far as the stream has closed.
+    #[arg(long)]
+    to: Option<String>,
+    /// Write nothing; compare with what is stored, exit code 2 if anything differs.
+    #[arg(long)]
+    diff: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The same, without writing.
+#[derive(Debug, Args)]
+pub(super) struct ParityArguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Only this view, as name or name:version.
+    #[arg(long)]
+    view: Option<String>,
+    /// Only this machine (site/name).
+    #[arg(long)]
+    machine: Option<String>,
+    /// Windows that end after this time (RFC 3339).
+    #[arg(long)]
+    from: Option<String>,
+    /// Windows that end at or before this time (RFC 3339).
+    #[arg(long)]
+    to: Option<String>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn parity(arguments: ParityArguments) -> anyhow::Result<u8> {
+    let ParityArguments { file, view, machine, from, to, json } = arguments;
+    run(Arguments { file, view, machine, from, to, diff: true, json }).await
+}
+
+/// What was found for one view.
+#[derive(Debug, Default)]
+struct Tally {
+    windows: u64,
+    written: u64,
+    differences: Vec<String>,
+}
+
+/// One piece of work.
+struct Part {
+    view: Arc<View>,
+    machine: MachineName,
+    from_us: i64,
+    to_us: i64,
+}
+
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    let config = super::configuration(&arguments.file.config)?;
+    let catalog = app::feature_files(&config.features_dir)?;
+    let mut conn = lake::open(&config.lake_file).await?;
+    features::migrate(&mut conn, &app::schemas(&catalog)).await?;
+    let stall_us = i64::try_from(config.stall_after.as_micros()).unwrap_or(i64::MAX);
+    let mut backfill = Backfill::open(&mut conn, stall_us).await?;
+    let views = chosen_views(&arguments, catalog.views());
+    if views.is_empty() && arguments.view.is_some() {
+        return Err(super::Usage("no feature view is called so; see views list".to_owned()).into());
+    }
+    let time = |text: &Option<String>| text.as_deref().map(super::time_us).transpose();
+    let range = (time(&arguments.from)?, time(&arguments.to)?);
+    let parts = parts(&mut conn, &backfill, &arguments, &views, range).await?;
+    let bar = ProgressBar::new(parts.len() as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} machine days, {eta} left")?);
+    let mut tallies: BTreeMap<(Arc<str>, u32), Tally> = BTreeMap::new();
+    for part in &parts {
+        let rows = backfill.compute(&mut conn, &part.view, &part.machine, part.from_us, part.to_us).await?;
+        let schema = &part.view.schema;
+        let tally = tallies.entry((schema.name.clone(), schema.version)).or_default();
+        if arguments.diff {
+            compare(&mut conn, part, &rows, tally).await?;
+        } else {
+            tally.windows += rows.len() as u64;
+            tally.written +=
+                backfill.write(&mut conn, &part.machine, &rows, clock::now_us()).await?.len() as u64;
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    report(&arguments, &tallies)
+}
+
+fn chosen_views(arguments: &Arguments, views: &[Arc<View>]) -> Vec<Arc<View>> {
+    let wanted = |view: &&Arc<View>| match arguments.view.as_deref() {
+        None => true,
+        Some(text) => match text.split_once(':') {
+            Some((name, version)) => *view.schema.name == *name && view.schema.version.to_string() == version,
+            None => *view.schema.name == *text,
+        },
+    };
+    views.iter().filter(wanted).cloned().collect()
+}
+
+/// Cuts the work into machine days.
+async fn parts(
+    conn: &mut SqliteConnection,
+    backfill: &Backfill,
+    arguments: &Arguments,
+    views: &[Arc<View>],
+    (from, to): (Option<i64>, Option<i64>),
+) -> anyhow::Result<Vec<Part>> {
+    let mut parts = Vec::new();
+    for view in views {
+        let newest = offline::newest_per_entity(conn, &view.schema).await?;
+        let machines = backfill.machines().into_iter().filter(|machine| view.kind.holds(machine));
+        for machine in
+            machines.filter(|m| arguments.machine.as_deref().is_none_or(|wanted| wanted == m.as_str()))
+        {
+            let Some((first, last)) = read::time_range(conn, &machine).await? else { continue };
+            let closed =
+                newest.iter().find(|row| *row.row.entity == *machine.as_str()).map(|row| row.row.event_us);
+            // Without any stored window the machine's rows are history: all that can be computed is.
+            let end = to.or(closed).unwrap_or_else(|| last.saturating_add(view.window.size_us()));
+            let mut from_us = from.unwrap_or_else(|| first.saturating_sub(1));
+            while from_us < end {
+                let to_us = (from_us.div_euclid(DAY_US) + 1).saturating_mul(DAY_US).min(end);
+                parts.push(Part { view: Arc::clone(view), machine: machine.clone(), from_us, to_us });
+                from_us = to_us;
+            }
+        }
+    }
+    Ok(parts)
+}
+
+/// Holds computed windows against the newest stored revisions, bit for bit.
+async fn compare(
+    conn: &mut SqliteConnection,
+    part: &Part,
+    rows: &[FeatureRow],
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    // A window may come twice (F7): the last is from all rows.
+    let computed: BTreeMap<i64, &FeatureRow> = rows.iter().map(|row| (row.event_us, row)).collect();
+    let stored = offline::newest_between(conn, &part.view.schema, part.from_us, part.to_us).await?;
+    let stored: BTreeMap<i64, FeatureRow> = stored
+        .into_iter()
+        .filter(|row| *row.row.entity == *part.machine.as_str())
+        .map(|row| (row.row.event_us, row.row))
+        .collect();
+    tally.windows += computed.len() as u64;
+    let place =
+        |event_us: i64| format!("{} {} {}", part.view.schema.name, part.machine, table::time(Some(event_us)));
+    for (event_us, row) in &computed {
+        match stored.get(event_us) {
+            None => tally.differences.push(format!("{}: not stored", place(*event_us))),
+            Some(known) => {
+                if let Some(what) = difference(row, known) {
+                    tally.differences.push(format!("{}: {what}", place(*event_us)));
+                }
+            }
+        }
+    }
+    for event_us in stored.keys().filter(|event_us| !computed.contains_key(event_us)) {
+        tally.differences.push(format!("{}: stored, and the lake gives no such window", place(*event_us)));
+    }
+    Ok(())
+}
+
+fn difference(computed: &FeatureRow, stored: &FeatureRow) -> Option<String> {
+    if computed.coverage.to_bits() != stored.coverage.to_bits() {
+        return Some(format!("coverage {:?} from the lake, {:?} stored", computed.coverage, stored.coverage));
+    }
+    let same = |a: &Option<FeatureValue>, b: &Option<FeatureValue>| match (a, b) {
+        (Some(a), Some(b)) => a.same_bits(b),
+        (a, b) => a.is_none() && b.is_none(),
+    };
+    let names = computed.view.features.iter();
+    let mut values = names.zip(computed.values.iter().zip(&stored.values));
+    let (name, (a, b)) = values.find(|(_, (a, b))| !same(a, b))?;
+    Some(format!("{} {a:?} from the lake, {b:?} stored", name.name))
+}
+
+fn report(arguments: &Arguments, tallies: &BTreeMap<(Arc<str>, u32), Tally>) -> anyhow::Result<u8> {
+    let found = tallies.values().any(|tally| !tally.differences.is_empty());
+    if arguments.json {
+        let views: Vec<_> = tallies
+            .iter()
+            .map(|((view, version), t)| {
+                json!({
+                    "view": &**view, "version": version, "windows": t.windows, "written": t.written,
+                    "differences": t.differences,
+                })
+            })
+            .collect();
+        table::json(&json!({ "views": views }))?;
+    } else {
+        let mut sheet = table::Sheet::new(&["view", "version>", "windows>", "written>", "different>"]);
+        for ((view, version), t) in tallies {
+            let counts = [t.windows, t.written, t.differences.len() as u64].map(|n| n.to_string());
+            let [windows, written, different] = counts;
+            sheet.row(&[view.to_string(), version.to_string(), windows, written, different]);
+        }
+        sheet.print();
+        let differences = tallies.values().flat_map(|tally| &tally.differences);
+        differences.take(100).for_each(|difference| table::line(difference));
+    }
+    Ok(if found { FOUND } else { GOOD })
+}

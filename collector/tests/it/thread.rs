@@ -1,0 +1,123 @@
+//! From a record in Kafka to rows, features and answers, over stops, kills and locks.
+
+use millrace_collector::audit::audit;
+use millrace_collector::clock;
+use millrace_collector::lake::{self, db::Executor as _};
+
+use crate::plant::{Plant, Running, birth, http, http_until, number, progress, rows, until};
+
+const COUNT: &str = "SELECT count(*) FROM reading";
+
+fn minute_ago() -> i64 {
+    (clock::now_us() - 60_000_000) / 10_000_000 * 10_000_000
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_is_in_the_lake_once_over_stops_and_kills() {
+    let plant = Plant::start();
+    let t0 = minute_ago();
+    for round in 0..4_u64 {
+        let collector = Running::start(&plant).await;
+        let first = round * 20 + 1;
+        for part in [0, 10] {
+            let (item, layout) = rows(first + part, t0 + (first + part) as i64 * 1_000, &[0.1; 10]);
+            // Twice each, as after an unknown outcome.
+            for _ in 0..2 {
+                plant.send(1, std::slice::from_ref(&item), Some(&layout), first + part + 9).await;
+            }
+        }
+        plant.send_bytes(1, b"no record").await;
+        if round % 2 == 0 {
+            collector.kill().await;
+        } else {
+            until(&plant.lake(), COUNT, (first + 19) as i64).await;
+            collector.stop().await;
+        }
+    }
+    let collector = Running::start(&plant).await;
+    until(&plant.lake(), COUNT, 80).await;
+    until(&plant.lake(), "SELECT count(*) FROM dead_letter", 4).await;
+    collector.stop().await;
+    assert_eq!(number(&plant.lake(), "SELECT count(DISTINCT seq) FROM reading").await, Some(80));
+    let mut conn = lake::open_reader(&plant.lake()).await.unwrap();
+    let audit = audit(&mut conn, None).await.unwrap();
+    assert!(audit.is_clean(), "{:?}", audit.findings());
+    assert_eq!((audit.streams[0].numbered, audit.streams[0].in_lake), (80, 80));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_lake_pauses_says_so_and_goes_on_by_itself() {
+    let plant = Plant::start();
+    let collector = Running::start(&plant).await;
+    let (item, layout) = rows(1, minute_ago(), &[1.0]);
+    plant.send(0, &[item], Some(&layout), 1).await;
+    until(&plant.lake(), COUNT, 1).await;
+    http_until(collector.address, "/readyz", None, "").await;
+    let mut other = lake::open(&plant.lake()).await.unwrap();
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    let (item, layout) = rows(2, minute_ago() + 1_000_000, &[2.0]);
+    plant.send(0, &[item], Some(&layout), 2).await;
+    let why = http_until(collector.address, "/readyz", None, "locked").await;
+    assert!(why.contains("lake"), "{why}");
+    assert_eq!(http(collector.address, "/healthz", None).await.0, 200);
+    other.execute("ROLLBACK").await.unwrap();
+    until(&plant.lake(), COUNT, 2).await;
+    collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_closes_and_its_features_are_served() {
+    let plant = Plant::start();
+    plant.features(
+        r#"
+[[kind]]
+name = "press"
+machines = ["hall3/press-*"]
+[[feature_view]]
+name = "press_10s"
+version = 1
+kind = "press"
+window = { size = "10 s" }
+lateness = "1 s"
+ttl = "1 h"
+[feature_view.features]
+temp_mean = "mean(temp)"
+temp_max = "max(temp)"
+[[feature_service]]
+name = "model"
+features = ["press_10s"]
+"#,
+    );
+    let collector = Running::start(&plant).await;
+    let t0 = minute_ago();
+    let values: Vec<f64> = (0..30).map(f64::from).collect();
+    let (item, layout) = rows(1, t0, &values);
+    plant.send(2, &[birth(t0), item, progress(30, t0 + 30_000_000)], Some(&layout), 30).await;
+    until(&plant.lake(), "SELECT count(*) FROM features_press_10s", 3).await;
+    let body = r#"{"feature_service": "model", "entities": {"machine": ["hall3/press-03"]}}"#;
+    let answer =
+        http_until(collector.address, "/get-online-features", Some(body.to_owned()), "PRESENT").await;
+    assert!(answer.contains("24.5"), "{answer}");
+    assert_eq!(number(&plant.lake(), "SELECT count(*) FROM gap WHERE kind = 'agent_down'").await, Some(1));
+    assert_eq!(
+        number(&plant.lake(), "SELECT count(*) FROM point WHERE tag = 'temp' AND value >= 0").await,
+        Some(30)
+    );
+    assert_eq!(number(&plant.lake(), "SELECT count(*) FROM sensor WHERE unit = 'degC'").await, Some(1));
+    collector.stop().await;
+    // What a restart finds in the lake goes on where it stopped.
+    let collector = Running::start(&plant).await;
+    let (item, layout) = rows(31, t0 + 30_000_000, &[30.0; 10]);
+    plant.send(2, &[item, progress(40, t0 + 40_000_000)], Some(&layout), 40).await;
+    until(&plant.lake(), "SELECT count(*) FROM features_press_10s", 4).await;
+    collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_collector_on_the_same_directory_is_refused() {
+    let plant = Plant::start();
+    let collector = Running::start(&plant).await;
+    let refused = millrace_collector::app::App::build(plant.config()).await.err().unwrap();
+    assert!(refused.to_string().contains("another collector works here"), "{refused}");
+    collector.stop().await;
+}

@@ -4,7 +4,6 @@
 //! Invariant: it only looks. Nothing here can slow down or change what flows; `/api/books` is the
 //! contract of `docs/architecture.md` and gives the books of the last flush (D14).
 
-use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -169,20 +168,14 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, StatusError> {
 /// Serves until it is stopped.
 ///
 /// *Errors*: [`StatusError::Serve`].
-pub fn serve(
-    listener: TcpListener,
-    view: View,
-    stop: CancellationToken,
-) -> impl Future<Output = Result<(), StatusError>> + Send + 'static {
-    async move {
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(StatusError::Serve)?;
-        let router = router(view);
-        // Open connections are not waited for: a page that reloads itself would hold up the stop.
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Ok(()),
-            served = axum::serve(listener, router).into_future() => served.map_err(StatusError::Serve),
-        }
+pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) -> Result<(), StatusError> {
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(StatusError::Serve)?;
+    let router = router(view);
+    // Open connections are not waited for: a page that reloads itself would hold up the stop.
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(()),
+        served = axum::serve(listener, router).into_future() => served.map_err(StatusError::Serve),
     }
 }
 

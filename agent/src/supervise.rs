@@ -378,7 +378,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_critical_task_that_ends_stops_the_others_and_is_named() {
-        let cases: [(&str, fn() -> Result<(), BoxError>, &str); 3] = [
+        type Ending = fn() -> Result<(), BoxError>;
+        let cases: [(&str, Ending, &str); 3] = [
             ("returns", || Ok(()), "writer ended although nobody stopped it"),
             ("fails", || Err("disk gone".into()), "writer failed: disk gone"),
             ("panics", || panic!("bug"), "writer panicked: task"),

@@ -266,6 +266,10 @@ impl<O: Outbox> Uplink<O> {
     }
 
     /// Hands one record to librdkafka; gives it back if there is no room.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the record comes back to be tried again; it is moved, not copied"
+    )]
     fn send(&mut self, topic: &str, record: Outgoing, is_progress: bool) -> Result<(), Outgoing> {
         if self.in_flight.len() >= RECORDS_IN_FLIGHT {
             return Err(record);

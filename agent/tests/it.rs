@@ -1,6 +1,8 @@
 //! The agent as a whole: a scripted Modbus device on one side, librdkafka's in-process broker on the
 //! other, a real buffer on disk in between.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by a panic what it found")]
+
 #[path = "it/device.rs"]
 mod device;
 #[path = "it/kafka.rs"]

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p millrace-protocol`
 
-#![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -306,6 +306,7 @@ fn number_of(node: &Node) -> Option<f64> {
 pub(super) fn shown(duration: Duration) -> String {
     let us = duration.as_micros();
     let units = [(60_000_000, "min"), (1_000_000, "s"), (1_000, "ms"), (1, "us")];
-    let (size, unit) = units.into_iter().find(|(size, _)| us >= *size && us.is_multiple_of(*size)).unwrap_or((1, "us"));
+    let (size, unit) =
+        units.into_iter().find(|(size, _)| us >= *size && us.is_multiple_of(*size)).unwrap_or((1, "us"));
     format!("\"{} {unit}\"", us / size)
 }

@@ -11,8 +11,6 @@ use thiserror::Error;
 
 use crate::app::AppError;
 use crate::config::{Config, Problems};
-use crate::supervise::chain;
-use crate::uplink;
 
 pub mod buffer;
 pub mod check;
@@ -140,7 +138,7 @@ impl Cli {
     pub fn execute(self) -> Result<ExitCode, Failure> {
         match self.verb {
             Verb::Run(args) => run::run(&args)?,
-            Verb::Check(args) => return check(&args),
+            Verb::Check(args) => return Ok(check::run(&args.config.config, args.json)),
             Verb::Plan(args) => return Ok(plan::run(&args.config.config, args.json)),
             Verb::Status(args) => status::run(&args)?,
             Verb::Buffer { verb } => return look_into_buffer(&verb),
@@ -151,14 +149,6 @@ impl Cli {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Checks the files, then has librdkafka look at the options that are not ours.
-fn check(args: &ReportArgs) -> Result<ExitCode, Failure> {
-    if let Ok(config) = args.config.load() {
-        uplink::check(&config.kafka).map_err(|error| Failure::Usage(chain(&error)))?;
-    }
-    Ok(check::run(&args.config.config, args.json))
 }
 
 fn look_into_buffer(verb: &BufferVerb) -> Result<ExitCode, Failure> {

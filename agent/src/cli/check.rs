@@ -6,10 +6,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use super::EXIT_USAGE;
 use crate::config::{Config, Problems};
-
-/// Exit code of wrong usage or a configuration that cannot be used.
-pub const EXIT_CONFIGURATION: u8 = 64;
 
 /// Checks a configuration. What is good goes to standard output, problems to standard error; with
 /// `json` everything goes to standard output.
@@ -17,15 +15,15 @@ pub const EXIT_CONFIGURATION: u8 = 64;
 pub fn run(config: &Path, json: bool) -> ExitCode {
     let (mut out, mut problems) = (io::stdout().lock(), io::stderr().lock());
     // A closed pipe changes nothing about the configuration.
-    write(config, json, &mut out, &mut problems).unwrap_or(EXIT_CONFIGURATION).into()
+    write(config, json, &mut out, &mut problems).unwrap_or(EXIT_USAGE).into()
 }
 
 fn write(path: &Path, json: bool, out: &mut impl Write, problems: &mut impl Write) -> io::Result<u8> {
     match Config::load(path) {
         Ok(config) if json => writeln!(out, "{}", good(&config)).map(|()| 0),
         Ok(config) => writeln!(out, "{}: {}", path.display(), summary(&config)).map(|()| 0),
-        Err(found) if json => writeln!(out, "{}", bad(&found)).map(|()| EXIT_CONFIGURATION),
-        Err(found) => writeln!(problems, "{found}").map(|()| EXIT_CONFIGURATION),
+        Err(found) if json => writeln!(out, "{}", bad(&found)).map(|()| EXIT_USAGE),
+        Err(found) => writeln!(problems, "{found}").map(|()| EXIT_USAGE),
     }
 }
 

@@ -318,9 +318,28 @@ fn kafka_options(section: &mut Section<'_>) -> BTreeMap<String, String> {
             table.report(at, format!("options: {key} is set by Millrace itself; remove it"));
             continue;
         }
+        if !is_taken_by_librdkafka(key, &text) {
+            let message = format!(
+                "options: librdkafka does not take {key} = \"{text}\"; see its CONFIGURATION.md for names and values"
+            );
+            table.report(at, message);
+            continue;
+        }
         options.insert(key.to_owned(), text);
     }
     options
+}
+
+/// Has librdkafka look at one option, without connecting.
+fn is_taken_by_librdkafka(key: &str, value: &str) -> bool {
+    let options = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    let alone = Kafka {
+        brokers: vec!["127.0.0.1:9092".to_owned()],
+        topic_prefix: DEFAULT_TOPIC_PREFIX.to_owned(),
+        options,
+        progress_interval: PROGRESS_INTERVAL,
+    };
+    crate::uplink::check(&alone).is_ok()
 }
 
 /// Tells whether a host is this machine; a name other than localhost may be anyone's.

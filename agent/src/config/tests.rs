@@ -192,11 +192,15 @@ payload = "sparkplug_b"
         ]
     );
     let kafka = "version = 1\n[agent]\nid = \"a\"\nsite = \"s\"\n[kafka]\nbrokers = [\"kafka-1.example:9093\"]\n\
-        tls = {}\nsasl = {}\nmax_rate = \"1 MiB/s\"\nbacklog_share = 0.5\noptions = { acks = \"0\", \"linger.ms\" = \"50\" }\n";
+        tls = {}\nsasl = {}\nmax_rate = \"1 MiB/s\"\nbacklog_share = 0.5\noptions = { acks = \"0\", \"linger.mss\" = 50 }\n";
     let shown = problems(&[("agent.toml", kafka)]);
-    assert_eq!(shown.len(), 6, "{shown:#?}");
+    assert_eq!(shown.len(), 7, "{shown:#?}");
     assert!(shown[0].starts_with("agent.toml:6: kafka: brokers: kafka-1.example is not a loopback address"));
     assert_eq!(shown[5], "agent.toml:11: kafka: options: acks is set by Millrace itself; remove it");
+    assert_eq!(
+        shown[6],
+        "agent.toml:11: kafka: options: librdkafka does not take linger.mss = \"50\"; see its CONFIGURATION.md for names and values"
+    );
 }
 
 #[test]

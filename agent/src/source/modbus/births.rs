@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use millrace_protocol::{BirthTag, Category, Reporting};
 
 use super::decode::Decoder;
-use super::readings::DEFAULT_MAX_INTERVAL;
-use crate::config::{Bus, Convert, Decode, Device, NumberKind, Table, Tag};
+use crate::config::{Bus, Convert, DEFAULT_MAX_INTERVAL, Device, Tag};
 use crate::delivery::NewTags;
 
 /// Gives every stream of a bus, with every tag: what the batch stage must know at start (D7).
@@ -53,45 +52,8 @@ fn birth_tag(bus: &Bus, device: &Device, tag: &Tag) -> BirthTag {
 
 /// Writes where a tag comes from as an installer would (`line-a unit 3 holding 100 f32 ABCD`).
 fn source(bus: &Bus, device: &Device, tag: &Tag) -> String {
-    let table = match tag.table {
-        Table::Coil => "coil",
-        Table::Discrete => "discrete",
-        Table::Input => "input",
-        Table::Holding => "holding",
-    };
-    let kind = match &tag.decode {
-        Decode::Bool => "bool".to_owned(),
-        Decode::Bit(bit) => format!("bit {bit}"),
-        Decode::Text { length, .. } => format!("string {length}"),
-        Decode::Number { kind, order } => number(*kind, order),
-    };
+    let (table, kind) = (tag.table.word(), tag.decode.words());
     format!("{} unit {} {table} {} {kind}", bus.name, device.unit_id, tag.address)
-}
-
-fn number(kind: NumberKind, order: &[u8]) -> String {
-    let (word, is_ordered) = match kind {
-        NumberKind::U8High => ("u8 high", false),
-        NumberKind::U8Low => ("u8 low", false),
-        NumberKind::I8High => ("i8 high", false),
-        NumberKind::I8Low => ("i8 low", false),
-        NumberKind::U16 => ("u16", true),
-        NumberKind::I16 => ("i16", true),
-        NumberKind::U32 => ("u32", true),
-        NumberKind::I32 => ("i32", true),
-        NumberKind::U64 => ("u64", true),
-        NumberKind::I64 => ("i64", true),
-        NumberKind::F32 => ("f32", true),
-        NumberKind::F64 => ("f64", true),
-        NumberKind::Bcd16 => ("bcd16", true),
-        NumberKind::Bcd32 => ("bcd32", true),
-    };
-    if !is_ordered {
-        return word.to_owned();
-    }
-    // The letter A is the most significant byte; the word shows the letters as they are sent.
-    let letter = |sent: usize| order.iter().position(|&place| usize::from(place) == sent);
-    let letters = (0..order.len()).map(|sent| letter(sent).and_then(|l| ('A'..='H').nth(l)).unwrap_or('?'));
-    format!("{word} {}", letters.collect::<String>())
 }
 
 #[cfg(test)]
@@ -100,6 +62,7 @@ mod tests {
 
     use super::super::sample;
     use super::*;
+    use crate::config::{Decode, NumberKind, Table};
 
     #[test]
     fn births_say_where_a_tag_comes_from_how_it_is_reported_and_how_long_it_holds() {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use millrace_protocol::{Cell, Quality, Value, ValueType};
 
-use super::plan::width;
 use crate::config::{Convert, Decode, NumberKind, Tag};
 
 /// What a device answered.
@@ -53,7 +52,7 @@ impl Decoder {
             }
         };
         Self {
-            width: usize::from(width(tag)),
+            width: usize::from(tag.decode.width()),
             decode: tag.decode.clone(),
             convert,
             bad_values: tag.bad_values.clone(),

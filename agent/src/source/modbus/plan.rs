@@ -3,7 +3,7 @@
 //! Invariant: every tag stands in exactly one request, whole, so that no value is put together from
 //! two replies.
 
-use crate::config::{Decode, Device, NumberKind, Table, Tag};
+use crate::config::{Device, Table, Tag};
 
 /// One read request and the tags that its reply carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Request {
     #[must_use]
     pub const fn reply_bytes(&self) -> usize {
         let count = self.count as usize;
-        9 + if is_of_bits(self.table) { count.div_ceil(8) } else { count * 2 }
+        9 + if self.table.is_bits() { count.div_ceil(8) } else { count * 2 }
     }
 
     /// Makes the smallest request that reads these tags, which are in order of address.
@@ -61,29 +61,6 @@ impl Request {
     }
 }
 
-/// Tells whether a table holds coils or discrete inputs.
-pub(super) const fn is_of_bits(table: Table) -> bool {
-    matches!(table, Table::Coil | Table::Discrete)
-}
-
-/// Gives the registers or coils that a tag takes.
-#[must_use]
-pub fn width(tag: &Tag) -> u16 {
-    if is_of_bits(tag.table) {
-        return 1;
-    }
-    match &tag.decode {
-        Decode::Bool | Decode::Bit(_) => 1,
-        Decode::Text { length, .. } => length.div_ceil(2).max(1),
-        Decode::Number { kind, .. } => match kind {
-            NumberKind::U8High | NumberKind::U8Low | NumberKind::I8High | NumberKind::I8Low => 1,
-            NumberKind::U16 | NumberKind::I16 | NumberKind::Bcd16 => 1,
-            NumberKind::U32 | NumberKind::I32 | NumberKind::F32 | NumberKind::Bcd32 => 2,
-            NumberKind::U64 | NumberKind::I64 | NumberKind::F64 => 4,
-        },
-    }
-}
-
 /// The addresses of a tag, the end not included.
 #[derive(Debug, Clone, Copy)]
 struct Span {
@@ -94,7 +71,7 @@ struct Span {
 impl Span {
     fn of(tag: &Tag) -> Self {
         let start = u32::from(tag.address);
-        Self { start, end: start + u32::from(width(tag)) }
+        Self { start, end: start + u32::from(tag.decode.width()) }
     }
 }
 
@@ -106,13 +83,13 @@ impl Span {
 pub fn plan(device: &Device) -> Vec<Request> {
     let mut places: Vec<usize> = (0..device.tags.len()).collect();
     let tag = |place: usize| device.tags.get(place);
-    places.sort_by_key(|&place| tag(place).map(|t| (t.table, t.address, width(t), place)));
+    places.sort_by_key(|&place| tag(place).map(|t| (t.table, t.address, t.decode.width(), place)));
     let mut requests: Vec<Request> = Vec::new();
     let mut reach = Span { start: 0, end: 0 };
     for place in places {
         let Some(tag) = tag(place) else { continue };
         let span = Span::of(tag);
-        let most = if is_of_bits(tag.table) { device.limits.max_coils } else { device.limits.max_registers };
+        let most = if tag.table.is_bits() { device.limits.max_coils } else { device.limits.max_registers };
         let last = requests.last_mut().filter(|last| {
             last.table == tag.table
                 && span.start <= reach.end + u32::from(device.limits.max_gap)
@@ -136,6 +113,7 @@ mod tests {
 
     use super::super::sample;
     use super::*;
+    use crate::config::NumberKind;
 
     fn shapes(requests: &[Request]) -> Vec<(u8, u16, u16, Vec<usize>)> {
         requests.iter().map(|r| (r.function(), r.address, r.count, r.tags.clone())).collect()
@@ -226,14 +204,14 @@ mod tests {
             let requests = plan(&device);
             let mut seen = vec![0; device.tags.len()];
             for request in &requests {
-                let most = if is_of_bits(request.table) { max_coils } else { max_registers };
+                let most = if request.table.is_bits() { max_coils } else { max_registers };
                 prop_assert!(request.count >= 1 && request.count <= most);
                 for &place in &request.tags {
                     let tag = &device.tags[place];
                     seen[place] += 1;
                     prop_assert_eq!(tag.table, request.table);
                     prop_assert!(tag.address >= request.address);
-                    prop_assert!(tag.address + width(tag) <= request.address + request.count);
+                    prop_assert!(tag.address + tag.decode.width() <= request.address + request.count);
                 }
             }
             prop_assert!(seen.iter().all(|&n| n == 1));

@@ -12,12 +12,8 @@ use millrace_protocol::{
 
 use super::decode::{Decoder, Reply, as_f64};
 use super::plan::Request;
-use crate::config::{Device, Tag};
+use crate::config::{DEFAULT_MAX_INTERVAL, Device, Tag};
 use crate::delivery::{Delivery, SourceCounts};
-
-/// A tag without `max_interval` repeats an unchanged bad point this often, and an unchanged value too
-/// if it has a deadband.
-pub(super) const DEFAULT_MAX_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The cells of a device's running cycle.
 pub(super) struct Readings {

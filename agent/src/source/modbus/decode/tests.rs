@@ -208,7 +208,7 @@ proptest! {
         shuffled in Just([0_u8, 1, 2, 3, 4, 5, 6, 7].to_vec()).prop_shuffle(),
         words in prop::collection::vec(prop_oneof![any::<u16>(), 0_u16..10, Just(0x7fc0), Just(0x1234)], 4),
     ) {
-        let bytes = width(&number_tag(kind, &[])) * 2;
+        let bytes = number_tag(kind, &[]).decode.width() * 2;
         let order: Vec<u8> = shuffled.into_iter().filter(|&place| u16::from(place) < bytes).collect();
         let seen = cell(&number_tag(kind, &order), &words);
         let expected = reference(kind, &order, &words);

@@ -70,13 +70,13 @@ impl NumberKind {
 }
 
 impl Decode {
-    /// Gives how many registers, coils or inputs are read.
+    /// Gives how many registers, coils or inputs are read, at least 1: none cannot be asked for.
     #[must_use]
-    pub const fn width(&self) -> u16 {
+    pub fn width(&self) -> u16 {
         match self {
             Self::Bool | Self::Bit(_) => 1,
             Self::Number { kind, .. } => (kind.bytes() / 2) as u16,
-            Self::Text { length, .. } => length.div_ceil(2),
+            Self::Text { length, .. } => length.div_ceil(2).max(1),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The command line: the verbs of `millrace-agent` and what they print.
 //!
-//! Invariant: this file tree is the only one that prints to standard output. A verb gives an [`Exit`]
+//! Invariant: this file tree is the only one that prints to standard output. A verb gives an `Exit`
 //! and leaves it to `main` to end the process.
 
 use std::path::PathBuf;

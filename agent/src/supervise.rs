@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info_span, warn};
 
-/// What a stop may take, all told (promise 8): the sum of what [`Stage::patience`] gives.
+/// What a stop may take, all told (promise 8): the sum of what the stages are given.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Whatever made a task end.

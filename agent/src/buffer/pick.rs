@@ -11,7 +11,7 @@ use super::entry::RowsHead;
 use super::reader::Stored;
 use super::state::State;
 
-/// What [`BufferReader::take`] has so far.
+/// What `BufferReader::take` has so far.
 pub(super) struct Basket {
     pub(super) taken: Vec<Stored>,
     pub(super) bytes: usize,

@@ -2,7 +2,7 @@
 //!
 //! Data flows through the modules in this order: `session` holds the connection and is the only one that
 //! knows the client library; `topic` and `payload` are pure decoders; `deliver` makes
-//! [`Delivery`](crate::delivery::Delivery)s with them. Acknowledgements go back through `session`.
+//! [`Delivery`]s with them. Acknowledgements go back through `session`.
 
 pub mod deliver;
 pub mod payload;

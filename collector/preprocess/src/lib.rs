@@ -1,6 +1,6 @@
 //! From points to features: the operator graph, and the two drivers that run it.
 //!
-//! Data flows through the modules in this order: [`compile`] turns feature files into a [`graph`];
+//! Data flows through the modules in this order: [`mod@compile`] turns feature files into a [`graph`];
 //! [`input`] rows of the lake or of Kafka go to the [`stream`] driver, which asks the [`watermark`]s
 //! which windows can be closed, or to the [`batch`] driver; both give [`feature`] rows.
 //!

@@ -30,19 +30,19 @@ pub struct RunArgs {
     /// Writes the agent.toml that fits this plant, as it listens now
     #[arg(long, requires = "data_dir", requires = "kafka")]
     pub write_agent_config: Option<PathBuf>,
-    /// For agent.toml: [agent] data_dir
+    /// For agent.toml: `[agent] data_dir`
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
-    /// For agent.toml: [kafka] brokers
+    /// For agent.toml: `[kafka] brokers`
     #[arg(long)]
     pub kafka: Option<String>,
-    /// For agent.toml: [kafka] topic_prefix
+    /// For agent.toml: `[kafka] topic_prefix`
     #[arg(long, default_value = "millrace")]
     pub topic_prefix: String,
-    /// For agent.toml: [agent] id
+    /// For agent.toml: `[agent] id`
     #[arg(long, default_value = "gw-demo")]
     pub agent_id: String,
-    /// For agent.toml: [status] listen
+    /// For agent.toml: `[status] listen`
     #[arg(long, default_value = "127.0.0.1:0")]
     pub agent_status: SocketAddr,
 }

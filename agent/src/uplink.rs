@@ -226,7 +226,7 @@ impl<O: Outbox> Uplink<O> {
                 }
                 Route::Topic(topic) => {
                     let Some(record) = self.pending.pop_front() else { break };
-                    if let Err(record) = self.send(&topic, record, false) {
+                    if let Some(record) = self.send(&topic, record, false) {
                         self.pending.push_front(record);
                         break;
                     }
@@ -266,18 +266,14 @@ impl<O: Outbox> Uplink<O> {
     }
 
     /// Hands one record to librdkafka; gives it back if there is no room.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the record comes back to be tried again; it is moved, not copied"
-    )]
-    fn send(&mut self, topic: &str, record: Outgoing, is_progress: bool) -> Result<(), Outgoing> {
+    fn send(&mut self, topic: &str, record: Outgoing, is_progress: bool) -> Option<Outgoing> {
         if self.in_flight.len() >= RECORDS_IN_FLIGHT {
-            return Err(record);
+            return Some(record);
         }
         let ticket = self.next_ticket;
         let taken = self.producer.send(&Envelope { topic, ticket }, &record);
         if taken == Err(NotTaken::Full) {
-            return Err(record);
+            return Some(record);
         }
         self.next_ticket = self.next_ticket.wrapping_add(1);
         let sent = InFlight {
@@ -297,7 +293,7 @@ impl<O: Outbox> Uplink<O> {
                 self.in_flight.insert(ticket, sent);
             }
         }
-        Ok(())
+        None
     }
 
     /// Takes an answer and all that are there with it.
@@ -432,7 +428,7 @@ impl<O: Outbox> Uplink<O> {
                 is_alone: false,
                 value: builder.finish(numbered),
             };
-            if self.send(&topic, record, true).is_err() {
+            if self.send(&topic, record, true).is_some() {
                 break;
             }
         }

@@ -7,5 +7,7 @@
 mod device;
 #[path = "it/kafka.rs"]
 mod kafka;
+#[path = "it/program.rs"]
+mod program;
 #[path = "it/thread.rs"]
 mod thread;

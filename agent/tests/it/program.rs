@@ -1,0 +1,135 @@
+//! The program itself: exit codes, and a stop while Kafka is away.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn agent(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millrace-agent"));
+    command.args(arguments).env_remove("MILLRACE_LOG");
+    command
+}
+
+fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = agent(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Writes a configuration with a broker and a device that nobody runs.
+fn configuration(folder: &tempfile::TempDir) -> PathBuf {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        r#"version = 1
+[agent]
+id = "gw"
+site = "hall3"
+data_dir = "{data}"
+[status]
+listen = "127.0.0.1:0"
+[[bus]]
+name = "line-a"
+endpoint = "tcp://{free}"
+[[device]]
+machine = "press"
+bus = "line-a"
+unit_id = 1
+template = "press"
+[template.press]
+poll_interval = "50 ms"
+tags = [ {{ name = "level", address = 1, type = "u16" }} ]
+[kafka]
+brokers = ["{free}"]
+"#,
+        data = folder.path().join("data").display()
+    );
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+/// A running agent; killed when dropped.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    fn start(file: &std::path::Path) -> Self {
+        let mut command = agent(&["run", "--config", file.to_str().unwrap()]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Self { child, lines }
+    }
+
+    fn line(&self, part: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line with {part:?}"));
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn exit_codes_tell_good_from_wrong_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = configuration(&folder);
+    let bad = folder.path().join("bad.toml");
+    std::fs::write(&bad, "version = 1\n[agent]\nid = \"a b\"\nfruit = 1\n").unwrap();
+    let unknown = folder.path().join("unknown.toml");
+    let text = std::fs::read_to_string(&good).unwrap();
+    std::fs::write(&unknown, text + "options = { \"linger.msec\" = \"5\" }\n").unwrap();
+    let (good, bad, unknown) = (good.to_str().unwrap(), bad.to_str().unwrap(), unknown.to_str().unwrap());
+    let table: [(&[&str], i32, &str); 9] = [
+        (&["--version"], 0, "millrace-agent 0."),
+        (&["completions", "bash"], 0, "millrace-agent"),
+        (&["check", "--config", good], 0, "good"),
+        (&["plan", "--config", good], 0, "line-a"),
+        (&["check", "--config", bad], 64, "fruit"),
+        (&["run", "--config", bad], 64, "nothing was started"),
+        (&["check", "--config", unknown], 64, "linger.msec"),
+        (&["status", "--address", "127.0.0.1:1"], 1, "is it running"),
+        (&["walk"], 64, "walk"),
+    ];
+    for (arguments, code, part) in table {
+        let (got, out, err) = output(arguments);
+        assert_eq!(got, Some(code), "{arguments:?}: {out}{err}");
+        assert!(out.contains(part) || err.contains(part), "{arguments:?}: {out}{err}");
+    }
+}
+
+#[test]
+fn sigterm_stops_within_five_seconds_while_kafka_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = configuration(&folder);
+    let mut running = Running::start(&file);
+    let started = running.line("started");
+    let address = started.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    running.line("no Kafka broker can be reached");
+    let (code, out, err) = output(&["status", "--address", address.trim_matches('"')]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.starts_with("degraded; Kafka is down"), "{out}");
+    let begun = Instant::now();
+    let pid = running.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let status = running.child.wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_preprocess::{Catalog, StreamDriver};
-use millrace_protocol::{MachineName, StreamId};
+use millrace_protocol::{LayoutId, MachineName, StreamId};
 
 use crate::config::Limits;
 use crate::features::offline::OfflineError;
@@ -75,6 +75,8 @@ pub struct Memory {
     ids: Ids,
     shards: BTreeMap<i32, Shard>,
     streams: HashMap<StreamId, Arc<StreamId>>,
+    /// Layouts that were looked at and name no tag twice.
+    sound: HashSet<LayoutId>,
     open: Open,
 }
 

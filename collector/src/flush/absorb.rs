@@ -2,13 +2,14 @@
 //!
 //! Invariant: every sequence of a record ends in exactly one of stored, rejected, lost, or was there before.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use millrace_preprocess::InputRow;
 use millrace_protocol::chunk::CHUNK_MAX_ROWS;
 use millrace_protocol::{
     AgentId, Birth, Category, Chunk, ChunkItem, ClockCorrection, DecodeError, Header, IntervalSet, Item,
-    Loss, MachineName, RawRows, Record, Row, RowFlags, StreamId,
+    Layout, Loss, MachineName, RawRows, Record, Row, RowFlags, StreamId,
 };
 use serde_json::{Map, json};
 
@@ -112,6 +113,10 @@ impl Memory {
             Verdict::Known => {}
             Verdict::Conflict => self.conflict(incoming, stream, header, item),
             Verdict::New(new) => {
+                if let Some(tag) = header.layout(item.layout).and_then(|layout| self.doubled_tag(layout)) {
+                    let reason = format!("chunk at sequence {} has the tag {tag:?} twice", item.first_seq);
+                    return self.bad_chunk(incoming, stream, header, item, reason);
+                }
                 let chunk = header
                     .layout(item.layout)
                     .ok_or(DecodeError::MissingLayout { first_seq: item.first_seq, layout: item.layout })
@@ -124,6 +129,22 @@ impl Memory {
                     }
                     Err(error) => self.bad_chunk(incoming, stream, header, item, error.to_string()),
                 }
+            }
+        }
+    }
+
+    /// Finds a tag that a layout names twice: the lake's row is by tag, and no agent makes such a layout.
+    fn doubled_tag(&mut self, layout: &Layout) -> Option<Arc<str>> {
+        if self.sound.contains(&layout.id()) {
+            return None;
+        }
+        let mut seen = HashSet::new();
+        let doubled = layout.columns().iter().find(|column| !seen.insert(&column.tag));
+        match doubled {
+            Some(column) => Some(Arc::clone(&column.tag)),
+            None => {
+                self.sound.insert(layout.id());
+                None
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Takes the shards: what the last flush left in the lake becomes a worker's memory (D10, D12).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use millrace_preprocess::Control;
@@ -33,6 +33,7 @@ impl Memory {
             ids: Ids::default(),
             shards: BTreeMap::new(),
             streams: HashMap::new(),
+            sound: HashSet::new(),
             open: Open::default(),
         };
         let mut ledgers: HashMap<i64, StreamLedger> =

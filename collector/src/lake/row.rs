@@ -29,33 +29,39 @@ pub struct Columns {
 pub fn encode(layout: &Layout, cells: &[Cell]) -> Columns {
     let points = cells.iter().filter(|cell| cell.is_point()).count();
     let sparse = points * 2 < layout.columns().len();
-    let mut vals = String::with_capacity(if sparse { 0 } else { cells.len() * 8 });
+    let mut vals = String::with_capacity(if sparse { 0 } else { cells.len() * 8 + 2 });
     let mut extra = Map::new();
     let mut quality = 0;
-    for (at, (cell, column)) in cells.iter().zip(layout.columns()).enumerate() {
+    let mut separator = '[';
+    for (cell, column) in cells.iter().zip(layout.columns()) {
         if !sparse {
-            vals.push(if at == 0 { '[' } else { ',' });
+            vals.push(separator);
+            separator = ',';
         }
-        let mut number = String::new();
-        match cell {
-            Cell::Absent => {}
+        let written = match cell {
+            Cell::Absent => false,
             Cell::Bad(bad) => {
                 quality = quality.max(i64::from(bad.code()));
                 extra.insert(column.tag.to_string(), json!({ "q": bad.code() }));
+                false
             }
-            Cell::Good(value) => match write_number(value, &mut number) {
-                true if sparse => {
-                    extra.insert(column.tag.to_string(), json!({ "n": raw_number(&number) }));
-                    number.clear();
-                }
-                true => {}
-                false => {
+            Cell::Good(value) if sparse => {
+                let mut digits = String::new();
+                let what =
+                    if write_number(value, &mut digits) { json!({ "n": digits }) } else { other(value) };
+                extra.insert(column.tag.to_string(), what);
+                false
+            }
+            Cell::Good(value) => {
+                let written = write_number(value, &mut vals);
+                if !written {
                     extra.insert(column.tag.to_string(), other(value));
                 }
-            },
-        }
-        if !sparse {
-            vals.push_str(if number.is_empty() { "null" } else { &number });
+                written
+            }
+        };
+        if !sparse && !written {
+            vals.push_str("null");
         }
     }
     if !sparse {
@@ -68,22 +74,34 @@ pub fn encode(layout: &Layout, cells: &[Cell]) -> Columns {
     }
 }
 
-/// Writes a value as a JSON number; false if no double holds it.
+/// Writes a value as a JSON number; false, and nothing written, if no double holds it.
 fn write_number(value: &Value, out: &mut String) -> bool {
-    let written = match value {
-        Value::Bool(v) => write!(out, "{}", u8::from(*v)),
-        Value::I64(v) if v.abs_diff(0) <= EXACT_INTEGER.unsigned_abs() => write!(out, "{v}"),
-        Value::U64(v) if *v <= EXACT_INTEGER.unsigned_abs() => write!(out, "{v}"),
-        Value::F32(v) if v.is_finite() => write!(out, "{:?}", f64::from(*v)),
-        Value::F64(v) if v.is_finite() => write!(out, "{v:?}"),
+    match value {
+        Value::Bool(v) => out.push(if *v { '1' } else { '0' }),
+        Value::I64(v) if v.unsigned_abs() <= EXACT_INTEGER.unsigned_abs() => write_json(v, out),
+        Value::U64(v) if *v <= EXACT_INTEGER.unsigned_abs() => write_json(v, out),
+        Value::F32(v) if v.is_finite() => write_json(&f64::from(*v), out),
+        Value::F64(v) if v.is_finite() => write_json(v, out),
         _ => return false,
-    };
-    written.is_ok()
+    }
+    true
 }
 
-/// A sparse row's number keeps its digits: serde_json would write them its own way.
-fn raw_number(digits: &str) -> Json {
-    Json::String(digits.to_owned())
+/// Writes a number in the shortest digits that give its bits back, as serde_json does for floats.
+fn write_json<T: serde::Serialize>(number: &T, out: &mut String) {
+    struct Text<'a>(&'a mut String);
+    impl std::io::Write for Text<'_> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let text = std::str::from_utf8(bytes).map_err(std::io::Error::other)?;
+            self.0.push_str(text);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let written = serde_json::to_writer(Text(out), number);
+    debug_assert!(written.is_ok(), "a finite number always has a JSON form");
 }
 
 fn other(value: &Value) -> Json {

@@ -1,5 +1,7 @@
 //! Points per second: record to rows (decode, ledger, the lake's row), and rows to a committed SQLite lake.
 
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::app::FeatureFilesError;
+use crate::app::{AppError, FeatureFilesError};
 use crate::config::{self, Config, ConfigError};
 
 /// All is well.
@@ -136,6 +136,9 @@ fn report(text: &str) {
 fn code_of(error: &(dyn Error + 'static)) -> u8 {
     let mut cause = Some(error);
     while let Some(error) = cause {
+        if matches!(error.downcast_ref(), Some(AppError::Features(_))) {
+            return WRONG_USAGE;
+        }
         if error.is::<ConfigError>() || error.is::<FeatureFilesError>() || error.is::<Usage>() {
             return WRONG_USAGE;
         }

@@ -1,6 +1,10 @@
 //! The collector as a whole, against librdkafka's in-process broker: one binary for all integration tests.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "it/plant.rs"]
 mod plant;
 #[path = "it/thread.rs"]
 mod thread;
+#[path = "it/verbs.rs"]
+mod verbs;

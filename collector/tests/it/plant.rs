@@ -19,6 +19,26 @@ use tokio_util::sync::CancellationToken;
 /// Longest wait for a state; reached only when something is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// One view and one service over one tag.
+pub const PRESS: &str = r#"
+[[kind]]
+name = "press"
+machines = ["hall3/press-*"]
+[[feature_view]]
+name = "press_10s"
+version = 1
+kind = "press"
+window = { size = "10 s" }
+lateness = "1 s"
+ttl = "1 h"
+[feature_view.features]
+temp_mean = "mean(temp)"
+temp_max = "max(temp)"
+[[feature_service]]
+name = "model"
+features = ["press_10s"]
+"#;
+
 pub struct Plant {
     pub folder: tempfile::TempDir,
     _cluster: MockCluster<'static, DefaultProducerContext>,
@@ -45,15 +65,34 @@ impl Plant {
         std::fs::write(self.folder.path().join("features.d/press.toml"), text).unwrap();
     }
 
-    pub fn config(&self) -> config::Config {
+    fn config_text(&self) -> String {
         let folder = self.folder.path().display();
-        let text = format!(
+        format!(
             "version = 1\n[collector]\ndata_dir = \"{folder}/data\"\nfeatures_dir = \"{folder}/features.d\"\n\
              [kafka]\nbrokers = [\"{}\"]\ntopic_prefix = \"m\"\n[lake]\nurl = \"sqlite:{folder}/lake.db\"\n\
              [serve]\nlisten = \"127.0.0.1:0\"\n",
             self.brokers
-        );
-        config::read(&[("collector.toml".to_owned(), text)]).unwrap()
+        )
+    }
+
+    pub fn config(&self) -> config::Config {
+        config::read(&[("collector.toml".to_owned(), self.config_text())]).unwrap()
+    }
+
+    /// Runs a verb of the program; gives its exit code and what it printed.
+    pub async fn verb(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let file = self.folder.path().join("collector.toml");
+        std::fs::write(&file, self.config_text()).unwrap();
+        let program = env!("CARGO_BIN_EXE_millrace-collector");
+        let output = tokio::process::Command::new(program)
+            .args(arguments)
+            .arg("--config")
+            .arg(&file)
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), text)
     }
 
     pub async fn send(&self, partition: i32, items: &[Item], layout: Option<&Arc<Layout>>, numbered: u64) {

@@ -4,7 +4,7 @@ use millrace_collector::audit::audit;
 use millrace_collector::clock;
 use millrace_collector::lake::{self, db::Executor as _};
 
-use crate::plant::{Plant, Running, birth, http, http_until, number, progress, rows, until};
+use crate::plant::{PRESS, Plant, Running, birth, http, http_until, number, progress, rows, until};
 
 const COUNT: &str = "SELECT count(*) FROM reading";
 
@@ -68,26 +68,7 @@ async fn a_locked_lake_pauses_says_so_and_goes_on_by_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_closes_and_its_features_are_served() {
     let plant = Plant::start();
-    plant.features(
-        r#"
-[[kind]]
-name = "press"
-machines = ["hall3/press-*"]
-[[feature_view]]
-name = "press_10s"
-version = 1
-kind = "press"
-window = { size = "10 s" }
-lateness = "1 s"
-ttl = "1 h"
-[feature_view.features]
-temp_mean = "mean(temp)"
-temp_max = "max(temp)"
-[[feature_service]]
-name = "model"
-features = ["press_10s"]
-"#,
-    );
+    plant.features(PRESS);
     let collector = Running::start(&plant).await;
     let t0 = minute_ago();
     let values: Vec<f64> = (0..30).map(f64::from).collect();

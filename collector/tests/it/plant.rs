@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One view and one service over one tag.
-pub const PRESS: &str = r#"
+pub(crate) const PRESS: &str = r#"
 [[kind]]
 name = "press"
 machines = ["hall3/press-*"]
@@ -39,15 +39,15 @@ name = "model"
 features = ["press_10s"]
 "#;
 
-pub struct Plant {
-    pub folder: tempfile::TempDir,
+pub(crate) struct Plant {
+    pub(crate) folder: tempfile::TempDir,
     _cluster: MockCluster<'static, DefaultProducerContext>,
     producer: FutureProducer,
     brokers: String,
 }
 
 impl Plant {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("m.telemetry", 3, 1).unwrap();
         let brokers = cluster.bootstrap_servers();
@@ -57,11 +57,11 @@ impl Plant {
         Self { folder, _cluster: cluster, producer, brokers }
     }
 
-    pub fn lake(&self) -> PathBuf {
+    pub(crate) fn lake(&self) -> PathBuf {
         self.folder.path().join("lake.db")
     }
 
-    pub fn features(&self, text: &str) {
+    pub(crate) fn features(&self, text: &str) {
         std::fs::write(self.folder.path().join("features.d/press.toml"), text).unwrap();
     }
 
@@ -75,12 +75,12 @@ impl Plant {
         )
     }
 
-    pub fn config(&self) -> config::Config {
+    pub(crate) fn config(&self) -> config::Config {
         config::read(&[("collector.toml".to_owned(), self.config_text())]).unwrap()
     }
 
     /// Runs a verb of the program; gives its exit code and what it printed.
-    pub async fn verb(&self, arguments: &[&str]) -> (Option<i32>, String) {
+    pub(crate) async fn verb(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let file = self.folder.path().join("collector.toml");
         std::fs::write(&file, self.config_text()).unwrap();
         let program = env!("CARGO_BIN_EXE_millrace-collector");
@@ -95,7 +95,13 @@ impl Plant {
         (output.status.code(), text)
     }
 
-    pub async fn send(&self, partition: i32, items: &[Item], layout: Option<&Arc<Layout>>, numbered: u64) {
+    pub(crate) async fn send(
+        &self,
+        partition: i32,
+        items: &[Item],
+        layout: Option<&Arc<Layout>>,
+        numbered: u64,
+    ) {
         let mut builder = RecordBuilder::new(stream(), Epoch(7));
         for item in items {
             builder.push(&item.encode().unwrap(), layout.filter(|_| matches!(item, Item::Chunk(_))));
@@ -103,14 +109,14 @@ impl Plant {
         self.send_bytes(partition, &builder.finish(numbered)).await;
     }
 
-    pub async fn send_bytes(&self, partition: i32, value: &[u8]) {
+    pub(crate) async fn send_bytes(&self, partition: i32, value: &[u8]) {
         let record =
             FutureRecord::to("m.telemetry").partition(partition).key("hall3/press-03").payload(value);
         self.producer.send(record, PATIENCE).await.unwrap();
     }
 }
 
-pub fn stream() -> StreamId {
+pub(crate) fn stream() -> StreamId {
     StreamId {
         agent: AgentId::new("gw").unwrap(),
         epoch: Epoch(7),
@@ -120,7 +126,7 @@ pub fn stream() -> StreamId {
 }
 
 /// One row a second from a time on, of one tag.
-pub fn rows(first_seq: u64, from_us: i64, values: &[f64]) -> (Item, Arc<Layout>) {
+pub(crate) fn rows(first_seq: u64, from_us: i64, values: &[f64]) -> (Item, Arc<Layout>) {
     let column = LayoutColumn { tag: "temp".into(), value_type: ValueType::F64 };
     let layout = Arc::new(Layout::new(vec![column]));
     let row = |(at, value): (usize, &f64)| Row {
@@ -133,7 +139,7 @@ pub fn rows(first_seq: u64, from_us: i64, values: &[f64]) -> (Item, Arc<Layout>)
     (Item::Chunk(Chunk::pack(first_seq, ClockSegment::default(), &rows).unwrap()), layout)
 }
 
-pub fn birth(started_us: i64) -> Item {
+pub(crate) fn birth(started_us: i64) -> Item {
     let tag = BirthTag {
         name: "temp".into(),
         value_type: Some(ValueType::F64),
@@ -147,19 +153,19 @@ pub fn birth(started_us: i64) -> Item {
     Item::Birth(Birth { tags: vec![tag], started_us, last_flushed_us, ..Birth::default() })
 }
 
-pub fn progress(after: u64, complete_until_us: i64) -> Item {
+pub(crate) fn progress(after: u64, complete_until_us: i64) -> Item {
     Item::Progress(Progress { after, complete_until_us, numbered: after, waiting_epochs: vec![] })
 }
 
 /// A collector that runs until it is stopped.
-pub struct Running {
-    pub address: std::net::SocketAddr,
+pub(crate) struct Running {
+    pub(crate) address: std::net::SocketAddr,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), AppError>>,
 }
 
 impl Running {
-    pub async fn start(plant: &Plant) -> Self {
+    pub(crate) async fn start(plant: &Plant) -> Self {
         let app = App::build(plant.config()).await.unwrap();
         let address = app.address().unwrap();
         let stop = CancellationToken::new();
@@ -168,20 +174,20 @@ impl Running {
         Self { address, stop, task }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }
 
     /// As kill -9: whatever it does, it does no more.
-    pub async fn kill(self) {
+    pub(crate) async fn kill(self) {
         self.task.abort();
         drop(self.task.await);
     }
 }
 
 /// Asks the lake for one number until it is the wanted one.
-pub async fn until(file: &Path, sql: &'static str, wanted: i64) {
+pub(crate) async fn until(file: &Path, sql: &'static str, wanted: i64) {
     let started = Instant::now();
     let mut last = None;
     while started.elapsed() < PATIENCE {
@@ -194,14 +200,18 @@ pub async fn until(file: &Path, sql: &'static str, wanted: i64) {
     panic!("{sql}: {last:?} instead of {wanted} after {PATIENCE:?}");
 }
 
-pub async fn number(file: &Path, sql: &'static str) -> Option<i64> {
+pub(crate) async fn number(file: &Path, sql: &'static str) -> Option<i64> {
     use db::{Executor as _, Row as _};
     let mut conn = lake::open_reader(file).await.ok()?;
     conn.fetch_one(sql).await.ok()?.try_get(0).ok()
 }
 
 /// Asks the server; gives status and text.
-pub async fn http(address: std::net::SocketAddr, path: &'static str, body: Option<String>) -> (u16, String) {
+pub(crate) async fn http(
+    address: std::net::SocketAddr,
+    path: &'static str,
+    body: Option<String>,
+) -> (u16, String) {
     let ask = move || {
         let agent =
             ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
@@ -217,7 +227,7 @@ pub async fn http(address: std::net::SocketAddr, path: &'static str, body: Optio
 }
 
 /// Asks the server until the answer has a text in it.
-pub async fn http_until(
+pub(crate) async fn http_until(
     address: std::net::SocketAddr,
     path: &'static str,
     body: Option<String>,

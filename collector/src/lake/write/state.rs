@@ -9,6 +9,12 @@ use super::rows::number;
 use crate::lake::LakeError;
 use crate::lake::db::{Row as _, SqliteConnection, Statement};
 
+/// Flushes are remembered longer than Kafka keeps a record (14 days, D3): whatever comes again is recognised.
+/// *Units*: microseconds.
+const REMEMBERED_US: i64 = 30 * 86_400_000_000;
+/// Old flushes are forgotten at every 1,024th: a mask of the flush id's low bits.
+const FORGET_EVERY: i64 = 0x3ff;
+
 /// A stream's ledger as the lake keeps it.
 #[derive(Debug, Clone, Default)]
 pub struct StreamState {
@@ -163,6 +169,10 @@ pub async fn flush_row(
         .bind(number(points))
         .bind(json!(chunks).to_string());
     insert.execute(conn).await.map_err(LakeError::sql("add a row to flush"))?;
+    if flush_id & FORGET_EVERY == 0 {
+        let delete = Statement::new("DELETE FROM flush WHERE at < ?").bind(at.saturating_sub(REMEMBERED_US));
+        delete.execute(conn).await.map_err(LakeError::sql("forget old rows of flush"))?;
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: all release demo test lint bench soak help packages
+.PHONY: all release demo test lint bench help packages
 
 all: release
 

@@ -1,6 +1,6 @@
 //! Millrace beside the real Feast: its SDK reads what was written, its server gives the same answers.
 //!
-//! Needs `MILLRACE_FEAST_PYTHON`, a Python with Feast 0.67 (`make stack`); without it the test is skipped, in CI it
+//! Needs `MILLRACE_FEAST_PYTHON`, a Python with Feast 0.67 (`make test` installs it); without it the test is skipped, in CI it
 //! fails.
 
 use std::collections::BTreeMap;

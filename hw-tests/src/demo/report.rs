@@ -24,7 +24,7 @@ pub fn addresses(running: &Line) {
     line(&format!("agent:      {}   (books, tags, metrics)", running.agent_url()));
     line(&format!("collector:  {}   (features, metrics)", running.collector_url()));
     line(&format!("files:      {}", running.folder().display()));
-    line("Stop them with: pkill millrace-");
+    line(&format!("stop:       pkill -f {}", running.folder().display()));
 }
 
 /// Tells whether the agent's books add up.

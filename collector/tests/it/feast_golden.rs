@@ -1,8 +1,6 @@
 //! Millrace's bytes against vectors taken from a running Feast (`golden/feast.json`, read when this runs, so that
 //! anyone can add cases).
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's own helpers may fail the test")]
-
 use millrace_collector::features::feast::{
     Value, entity_key, field_hash, murmur3_x86_32, sqlite_seconds, sqlite_table, sqlite_table_ddl,
     timestamp_bytes, value_text,

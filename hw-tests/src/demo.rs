@@ -87,6 +87,11 @@ pub fn run(options: Options) -> anyhow::Result<Outcome> {
     if !matches!(proof.audit_exit, Some(0 | 2)) {
         bail!("the audit itself failed with exit code {:?}", proof.audit_exit);
     }
+    if proved {
+        line.remove_folder()?;
+    } else {
+        report::line(&format!("\nconfiguration, data and logs are kept in {}", line.folder().display()));
+    }
     report::line(if proved {
         "\nproved: nothing lost, nothing twice, every value found"
     } else {

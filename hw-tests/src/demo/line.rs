@@ -258,6 +258,25 @@ impl Line {
         self.folder.join("truth.jsonl")
     }
 
+    /// The process ids of what runs.
+    #[must_use]
+    pub fn process_ids(&self) -> Vec<u32> {
+        [&self.broker, &self.plant, &self.agent, &self.collector]
+            .into_iter()
+            .flatten()
+            .filter_map(Program::id)
+            .collect()
+    }
+
+    /// Removes the folder once nothing needs it any more.
+    ///
+    /// *Errors*: the system refuses.
+    pub fn remove_folder(self) -> anyhow::Result<()> {
+        let folder = self.folder.clone();
+        drop(self);
+        fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))
+    }
+
     /// Leaves every program running when this process ends.
     pub fn leave_running(self) {
         for program in [self.broker, self.plant, self.agent, self.collector].into_iter().flatten() {

@@ -124,6 +124,12 @@ impl Program {
         }
     }
 
+    /// Gives the process id.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Lets the program run on after this one has ended.
     pub fn leave_running(mut self) {
         self.child = None;

@@ -24,7 +24,8 @@ pub fn addresses(running: &Line) {
     line(&format!("agent:      {}   (books, tags, metrics)", running.agent_url()));
     line(&format!("collector:  {}   (features, metrics)", running.collector_url()));
     line(&format!("files:      {}", running.folder().display()));
-    line(&format!("stop:       pkill -f {}", running.folder().display()));
+    let ids: Vec<String> = running.process_ids().iter().map(ToString::to_string).collect();
+    line(&format!("stop:       kill {}", ids.join(" ")));
 }
 
 /// Tells whether the agent's books add up.

@@ -65,5 +65,5 @@ fn nothing_is_lost_or_doubled_over_thirty_two_kills_of_the_programs() {
         assert_eq!(sum(&proof.audit, column), 0, "seed {seed}: {column}");
     }
     // Kept when something is wrong, for a look.
-    std::fs::remove_dir_all(line.folder()).unwrap();
+    line.remove_folder().unwrap();
 }

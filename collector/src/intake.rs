@@ -121,7 +121,7 @@ impl Intake {
         clock: fn() -> i64,
     ) -> Result<Self, IntakeError> {
         let consumer: BaseConsumer<Ends> =
-            client(kafka).create_with_context(Ends::new(clock)).map_err(IntakeError::Configuration)?;
+            client(kafka).create_with_context(Ends::default()).map_err(IntakeError::Configuration)?;
         let (sender, events) = mpsc::channel(CHANNEL);
         let stop = Arc::new(AtomicBool::new(false));
         let reader = Reader {
@@ -130,6 +130,7 @@ impl Intake {
             names: BTreeMap::new(),
             sender,
             stop: Arc::clone(&stop),
+            clock,
             away: false,
         };
         std::thread::Builder::new()
@@ -182,6 +183,7 @@ struct Reader {
     names: BTreeMap<String, Arc<str>>,
     sender: mpsc::Sender<Event>,
     stop: Arc<AtomicBool>,
+    clock: fn() -> i64,
     away: bool,
 }
 
@@ -193,7 +195,7 @@ impl Reader {
             }
             let event = match self.consumer.poll(POLL) {
                 None => None,
-                Some(Ok(message)) => Some(Event::Record(taken(&message, &mut self.names))),
+                Some(Ok(message)) => Some(Event::Record(taken(&message, &mut self.names, (self.clock)()))),
                 Some(Err(error)) => self.trouble(&error),
             };
             if let Some(event) = event {
@@ -237,7 +239,7 @@ fn name(names: &mut BTreeMap<String, Arc<str>>, topic: &str) -> Arc<str> {
     }
 }
 
-fn taken(message: &BorrowedMessage<'_>, names: &mut BTreeMap<String, Arc<str>>) -> Incoming {
+fn taken(message: &BorrowedMessage<'_>, names: &mut BTreeMap<String, Arc<str>>, now_us: i64) -> Incoming {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         headers
             .iter()
@@ -248,7 +250,8 @@ fn taken(message: &BorrowedMessage<'_>, names: &mut BTreeMap<String, Arc<str>>) 
         topic: name(names, message.topic()),
         partition: message.partition(),
         offset: message.offset(),
-        append_us: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1_000),
+        // Without LogAppendTime it is the sender's clock; one that is fast must not lift everybody's time (F5).
+        append_us: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1_000).min(now_us),
         key: message.key().map(<[u8]>::to_vec),
         headers,
         value: message.payload().unwrap_or_default().to_vec(),

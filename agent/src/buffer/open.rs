@@ -254,7 +254,7 @@ impl Finder<'_> {
     /// Finds out what of each segment is not acknowledged.
     fn count_waiting(&mut self) -> Result<(), BufferError> {
         let all: Vec<u64> = self.state.segments.keys().copied().collect();
-        for first in all {
+        for &first in &all {
             let Some(segment) = self.state.segments.get(&first) else { continue };
             let missing = self.state.acknowledged.missing_in(first..=segment.last).len();
             let entries = (segment.last + 1).saturating_sub(first);
@@ -263,6 +263,10 @@ impl Finder<'_> {
                 match self.open(first).and_then(|()| self.read(first, Some(segment_end(&self.state, first))))
                 {
                     Ok(read) => {
+                        // A backlog can have a hundred segments: each is open only while it is read.
+                        if all.last() != Some(&first) {
+                            self.close(first);
+                        }
                         let last = self.state.segments.get(&first).map_or(0, |s| s.last);
                         match check(first, last, &read) {
                             Ok(()) => {

@@ -90,9 +90,9 @@ impl Buffer {
         self.shared.changed.notify_one();
     }
 
-    /// Says that everything the sources handed over until then is on disk.
+    /// Says that everything the sources handed over until then is on disk. A clock that was set back takes
+    /// it back, too: what was promised by the wrong clock must not be promised again.
     pub fn settled(&self, until_us: i64) {
-        let mut state = self.shared.lock();
-        state.settled_us = state.settled_us.max(Some(until_us));
+        self.shared.lock().settled_us = Some(until_us);
     }
 }

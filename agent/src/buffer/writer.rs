@@ -189,6 +189,8 @@ impl Buffer {
         };
         let folder = segment_folder(&self.folder, first);
         self.clear_unwritten(&folder)?;
+        // A start may have found this number unwritten and doomed its folder: it is a new segment now.
+        self.doomed.retain(|(path, _)| *path != folder);
         self.disk.make_folder(&folder)?;
         let segment = Segment::open(&self.disk, &folder)?;
         let mut writes = Writes::default();

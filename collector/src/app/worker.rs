@@ -38,6 +38,9 @@ pub(super) enum WorkerError {
     /// A flush, beyond waiting.
     #[error("a flush failed")]
     Flush(#[from] FlushError),
+    /// The thread that reads Kafka is gone.
+    #[error("the intake thread has ended without being told to; its last words stand above in the log")]
+    IntakeEnded,
 }
 
 /// Owns all shards.
@@ -125,7 +128,11 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if !stopping => { stopping = true; flush = true; }
-                _ = intake.events.recv_many(&mut events, EVENTS), if !full && !stopping => {}
+                read = intake.events.recv_many(&mut events, EVENTS), if !full && !stopping => {
+                    if read == 0 {
+                        return Err(WorkerError::IntakeEnded);
+                    }
+                }
                 _ = tick.tick(), if !stopping => flush = true,
                 () = tokio::time::sleep_until(last + min), if memory.has_open() && !stopping => flush = true,
                 () = std::future::ready(()), if stopping => {}

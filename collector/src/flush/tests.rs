@@ -276,13 +276,8 @@ async fn losses_and_progress_settle_and_an_undeclared_hole_is_given_up_after_a_w
 
 #[tokio::test]
 async fn the_audit_finds_a_deleted_row_a_doubled_row_and_a_cut_ledger() {
-<<<<<<< HEAD
     type Count = fn(&crate::audit::StreamAudit) -> u64;
     let cases: [(&'static str, Count); 3] = [
-=======
-    type Column = fn(&crate::audit::StreamAudit) -> u64;
-    let cases: [(&'static str, Column); 3] = [
->>>>>>> 78fd26f (docs: lake, figures, decisions, what this release does not bring; one integration binary for the collector)
         ("DELETE FROM reading WHERE seq = 4", |line| line.missing),
         (
             "INSERT INTO reading SELECT ts + 1, machine_id, stream_id, seq, flush_id, append_ts, quality, flags, \

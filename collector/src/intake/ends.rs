@@ -15,8 +15,8 @@ use rdkafka::statistics::{Partition, Statistics};
 const MARGIN_US: i64 = 500_000;
 
 /// Collects ends until the thread takes them.
+#[derive(Default)]
 pub(super) struct Ends {
-    clock: fn() -> i64,
     state: Mutex<State>,
 }
 
@@ -30,10 +30,6 @@ struct State {
 }
 
 impl Ends {
-    pub(super) fn new(clock: fn() -> i64) -> Self {
-        Self { clock, state: Mutex::default() }
-    }
-
     /// Takes what was found since the last call: (topic, partition, time).
     pub(super) fn take(&self) -> Vec<(String, i32, i64)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,7 +44,9 @@ fn at_end(partition: &Partition) -> bool {
 
 impl ClientContext for Ends {
     fn stats(&self, statistics: Statistics) {
-        let now_us = (self.clock)();
+        // The snapshot's own time: after a stall many are handled at once, and the time of handling would claim
+        // that an end was reached which lies minutes back.
+        let now_us = statistics.time.saturating_mul(1_000_000);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut answered = HashMap::new();
         for broker in statistics.brokers.values().filter(|broker| broker.nodeid >= 0) {

@@ -79,7 +79,12 @@ impl StreamAudit {
     /// Tells whether something is wrong with the stream.
     #[must_use]
     pub const fn is_wrong(&self) -> bool {
-        self.missing > 0 || self.stranded > 0 || self.doubled > 0 || self.unledgered > 0 || self.conflicts > 0
+        self.missing > 0
+            || self.lost > 0
+            || self.stranded > 0
+            || self.doubled > 0
+            || self.unledgered > 0
+            || self.conflicts > 0
     }
 }
 
@@ -111,6 +116,7 @@ impl Audit {
                 }
             };
             say(s.missing, format!("rows are missing: sequences {}", s.missing_sequences));
+            say(s.lost, "rows were declared lost by the agent; table loss says which and why".to_owned());
             say(
                 s.stranded,
                 "rows are stranded: the agent no longer has them; if the gateway is gone, see `audit accept`"
@@ -450,6 +456,22 @@ mod tests {
         assert_eq!((line.in_lake, line.rejected, line.lost, line.accepted), (51, 2, 3, 1));
         assert_eq!((line.missing, line.missing_sequences.as_str(), line.in_transit), (2, "57-58", 41));
         assert!(adds_up(line) && line.is_wrong());
+    }
+
+    #[test]
+    fn a_dropped_segment_is_a_finding_though_its_agent_declared_it() {
+        let lines = audited(vec![Entry {
+            lake: set("1-4"),
+            lake_rows: 4,
+            stored: set("1-4"),
+            lost: set("5-9"),
+            acknowledged: 9,
+            ..entry("a", 9)
+        }]);
+        assert_eq!((lines[0].lost, lines[0].missing), (5, 0));
+        assert!(lines[0].is_wrong());
+        let findings = Audit { streams: lines, orphans: 0 }.findings();
+        assert!(findings.len() == 1 && findings[0].contains("5 rows were declared lost"), "{findings:?}");
     }
 
     #[test]

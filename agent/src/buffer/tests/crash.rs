@@ -83,3 +83,32 @@ fn a_kill_at_any_step_loses_nothing_in_silence() {
 fn a_power_cut_at_any_step_loses_nothing_in_silence() {
     every_step(true);
 }
+
+/// A folder that a start before left unwritten must not be removed from under the segment that takes its place.
+#[test]
+fn a_kill_at_any_step_of_the_first_start_costs_the_next_start_nothing() {
+    let mut ended = 0;
+    for step in 0.. {
+        let mut rig = Rig::new();
+        std::fs::create_dir_all(rig.folder()).unwrap();
+        rig.disk.inner.lock().unwrap().countdown = Some(step);
+        rig.starts += 1;
+        let disk = Disk::with_faults(Arc::clone(&rig.disk) as Arc<dyn Faults>);
+        drop(open_on(disk, rig.options()));
+        if rig.disk.inner.lock().unwrap().image.is_none() {
+            break;
+        }
+        ended += 1;
+        rig.restore_image();
+        let (mut buffer, reader) = rig.start();
+        let rows = vec![new_rows(&mut buffer, 0, 1, 2, 10)];
+        assert_eq!(buffer.flush(&group(rows)), Flushed::Stored, "step {step}");
+        drop((buffer, reader)); // killed
+        let (_buffer, reader) = rig.start();
+        let taken = reader.take(usize::MAX);
+        let mine = taken.iter().filter(|s| s.stream.machine == machine(0)).filter_map(|s| s.seq);
+        assert_eq!(mine.flat_map(|(from, to)| from..=to).collect::<Vec<_>>(), [1, 2], "step {step}");
+        assert!(losses(&taken).is_empty(), "step {step}: {:?}", losses(&taken));
+    }
+    assert!(ended > 3, "only {ended} steps");
+}

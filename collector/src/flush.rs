@@ -26,7 +26,7 @@ use crate::ledger::Ledger;
 
 pub use commit::Flushed;
 use open::Open;
-pub use repair::Backfill;
+pub use repair::{Backfill, stored};
 
 /// Why a flush did not happen; its transaction is rolled back or of unknown outcome.
 #[derive(Debug, thiserror::Error)]

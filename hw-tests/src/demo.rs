@@ -2,8 +2,8 @@
 //!
 //! `make demo` runs this. It starts the real programs, cuts the link to Kafka, kills the agent, mends
 //! everything, stops the plant and then compares four witnesses that know nothing of each other: the
-//! plant's own log, the agent's books, the lake, and the collector's audit. Invariant: it ends with
-//! success only if all of them agree.
+//! plant's own log, the agent's books, the lake with the collector's audit, and the features with the
+//! batch over the lake. Invariant: it ends with success only if all of them agree.
 
 pub mod line;
 pub mod programs;
@@ -82,10 +82,15 @@ pub fn run(options: Options) -> anyhow::Result<Outcome> {
     let proof = proof::ask(&line)?;
     report::print(&books, &features, &proof);
     let whole = ["lost", "missing", "stranded"].iter().all(|column| line::sum(&proof.audit, column) == 0);
-    let proved =
-        proof.audit_exit == Some(0) && whole && proof.truth.is_complete() && report::balanced(&books);
-    if !matches!(proof.audit_exit, Some(0 | 2)) {
-        bail!("the audit itself failed with exit code {:?}", proof.audit_exit);
+    let proved = proof.audit_exit == Some(0)
+        && whole
+        && proof.truth.is_complete()
+        && report::balanced(&books)
+        && proof.parity_exit == Some(0);
+    for (verb, code) in [("audit", proof.audit_exit), ("parity", proof.parity_exit)] {
+        if !matches!(code, Some(0 | 2)) {
+            bail!("{verb} itself failed with exit code {code:?}");
+        }
     }
     if proved {
         line.remove_folder()?;
@@ -93,7 +98,7 @@ pub fn run(options: Options) -> anyhow::Result<Outcome> {
         report::line(&format!("\nconfiguration, data and logs are kept in {}", line.folder().display()));
     }
     report::line(if proved {
-        "\nproved: nothing lost, nothing twice, every value found"
+        "\nproved: nothing lost, nothing twice, every value found, features as the lake gives them"
     } else {
         "\nfound: see above"
     });

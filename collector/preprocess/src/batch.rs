@@ -8,7 +8,7 @@ use crate::feature::FeatureRow;
 use crate::graph::{View, Window};
 use crate::history::History;
 use crate::input::InputRow;
-use crate::window::{Panes, Subject, last_multiple, next_multiple};
+use crate::window::{Panes, Subject, last_multiple};
 
 /// Runs one view's graph over one machine's lake rows.
 ///
@@ -71,8 +71,8 @@ impl BatchDriver {
     /// it became known only after it would have been given up (F7): what was known first, then all.
     /// For a `latest` view the cell's end is meant.
     ///
-    /// A window of the range without a row has none now; a store that holds one from before (a late bad
-    /// point can take away the only value) holds a stale one.
+    /// A window of the range without a row has none now; for one that a store still holds, see
+    /// [`Self::again`].
     #[must_use]
     pub fn run(&mut self, from_us: i64, to_us: i64) -> Vec<FeatureRow> {
         let mut rows = Vec::new();
@@ -96,6 +96,22 @@ impl BatchDriver {
             }
         }
         rows
+    }
+
+    /// Gives the row of a window that a store holds and [`Self::run`] does not give.
+    ///
+    /// Of a `latest` view that is an instant that was its cell's newest until a later one came late: it is
+    /// computed as of that instant, for what it says about that moment is still asked for. Where nothing
+    /// is known any more (a late bad point can take away the only value) the row is all NULL with
+    /// coverage 0: it withdraws what was said.
+    #[must_use]
+    pub fn again(&self, event_us: i64) -> FeatureRow {
+        let subject = self.subject(&self.history);
+        let computed = match self.view.window {
+            Window::Sliding { .. } => subject.window(event_us, &mut Panes::new()),
+            Window::Latest { .. } => subject.instant(event_us),
+        };
+        computed.row.unwrap_or_else(|| subject.nothing(event_us, computed.newest_append_us))
     }
 
     fn subject<'a>(&'a self, history: &'a History) -> Subject<'a> {
@@ -122,10 +138,4 @@ impl BatchDriver {
             Window::Latest { .. } => self.subject(history).cell(end_us),
         }
     }
-}
-
-/// Gives the first window end of a view after a time. *Units*: microseconds since 1970-01-01 UTC.
-#[must_use]
-pub const fn next_end_us(view: &View, time_us: i64) -> i64 {
-    next_multiple(time_us, view.window.every_us())
 }

@@ -12,6 +12,7 @@ use crate::compile::births::Recheck;
 use crate::feature::ViewSchema;
 use crate::glob;
 use crate::value::{Type, Val};
+use crate::window::next_multiple;
 
 /// All that the feature files say.
 #[derive(Debug, Default)]
@@ -130,6 +131,16 @@ impl Window {
         match self {
             Self::Sliding { every_us, .. } => *every_us,
             Self::Latest { cell_us } => *cell_us,
+        }
+    }
+
+    /// Gives the end of the window or cell to which a row with this event time belongs.
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub const fn closed_us(&self, event_us: i64) -> i64 {
+        match self {
+            Self::Sliding { .. } => event_us,
+            Self::Latest { cell_us } => next_multiple(event_us, *cell_us),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! 1. [`StreamDriver::restore`] with the bytes of the newest [`StreamDriver::save`], if there are any;
 //!    older ones are right too: windows come out again with the same bits, and F9 writes nothing.
 //!    A machine must be saved in the first flush that has rows of it, later at most once a minute.
+//!    Then [`StreamDriver::stored`] with the newest row that the offline store has of each view.
 //! 2. [`StreamDriver::birth`] with every birth of its streams, as stored (any order of streams).
 //! 3. [`StreamDriver::replay`] with its lake rows from [`StreamDriver::rows_from_us`] on, in any order.
 //! 4. [`StreamDriver::control`] with the controls stored since.
@@ -24,7 +25,7 @@ use std::sync::Arc;
 
 use millrace_protocol::{Birth, MachineName, Progress, StreamId};
 
-use crate::feature::FeatureRow;
+use crate::feature::{FeatureRow, ViewSchema};
 use crate::graph::{Catalog, View};
 use crate::input::InputRow;
 use crate::watermark::Control;
@@ -195,6 +196,13 @@ impl StreamDriver {
     /// is then rebuilt from all its rows.
     pub fn restore(&mut self, machine: &MachineName, bytes: &[u8]) {
         self.machine(machine).restore(bytes);
+    }
+
+    /// Takes note that the offline store holds a view's row of the machine with this event time, the newest
+    /// (of this graph): what ends there or earlier was closed, also after the last [`Self::save`]. Call it
+    /// after [`Self::restore`], so that a late row of such a window is a repair.
+    pub fn stored(&mut self, machine: &MachineName, view: &ViewSchema, event_us: i64) {
+        self.machine(machine).stored(view, event_us);
     }
 
     /// Gives from which event time on the machine's lake rows must be replayed; call it after

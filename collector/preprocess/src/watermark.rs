@@ -41,12 +41,10 @@ pub(crate) struct StreamState {
     runs: Vec<Run>,
     /// Progress whose rows are not all there yet: sequence and time.
     promised: Vec<(u64, i64)>,
-    /// No row up to this time (exclusive) will come, by the stream's own word.
+    /// No row up to this time (exclusive) will come, by the stream's own word, lateness aside.
     promised_us: i64,
     /// The older stream and its last sequence.
     previous: Option<(u64, u64)>,
-    /// The same, once it was complete and forgotten: a birth that comes again asks for nothing.
-    settled: Option<(u64, u64)>,
     given_up_us: Option<i64>,
 }
 
@@ -61,7 +59,6 @@ impl Default for StreamState {
             promised: Vec::new(),
             promised_us: i64::MIN,
             previous: None,
-            settled: None,
             given_up_us: None,
         }
     }
@@ -99,8 +96,10 @@ impl StreamState {
         }
     }
 
+    /// A promise is kept up to the disorder that the view allows, too: of a sensor that stamps its own rows the
+    /// agent knows only what has arrived.
     fn low_us(&self, lateness_us: i64) -> i64 {
-        self.newest_us.saturating_sub(lateness_us).max(self.promised_us)
+        self.newest_us.max(self.promised_us).saturating_sub(lateness_us)
     }
 
     fn given_up(&self, stall_after_us: i64) -> bool {
@@ -123,15 +122,20 @@ pub(crate) enum Low {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Chain {
     streams: BTreeMap<u64, StreamState>,
+    /// Older streams that were complete to their end and are forgotten: what is sent again of them says nothing.
+    /// Not saved: births and the ledger, given again after a restart, say the same.
+    #[serde(skip)]
+    done: BTreeSet<u64>,
 }
 
 impl Chain {
-    fn stream(&mut self, epoch: Epoch) -> &mut StreamState {
-        self.streams.entry(epoch.0).or_default()
+    /// Gives a stream that is not done with.
+    fn stream(&mut self, epoch: Epoch) -> Option<&mut StreamState> {
+        (!self.done.contains(&epoch.0)).then(|| self.streams.entry(epoch.0).or_default())
     }
 
     pub(crate) fn heard(&mut self, epoch: Epoch, topic: &str, append_us: i64) {
-        let stream = self.stream(epoch);
+        let Some(stream) = self.stream(epoch) else { return };
         stream.heard_us = stream.heard_us.max(append_us);
         if stream.topic.as_deref() != Some(topic) {
             stream.topic = Some(topic.to_owned());
@@ -143,7 +147,7 @@ impl Chain {
     fn wait_for_older(&mut self, epoch: Epoch, append_us: i64) {
         let mut at = self.streams.get(&epoch.0).and_then(|s| s.previous);
         let mut steps = self.streams.len();
-        while let (Some((older, _)), 1..) = (at, steps) {
+        while let (Some((older, _)), 1..) = (at.filter(|(older, _)| !self.done.contains(older)), steps) {
             let older = self.streams.entry(older).or_default();
             if older.heard_us == i64::MIN {
                 older.heard_us = append_us;
@@ -154,16 +158,10 @@ impl Chain {
     }
 
     pub(crate) fn birth(&mut self, epoch: Epoch, birth: &Birth) {
-        let Some(previous) = birth.previous else {
-            self.stream(epoch);
-            return;
-        };
-        let previous_of = Some((previous.epoch.0, previous.last_seq));
-        let stream = self.stream(epoch);
-        if stream.settled == previous_of {
-            return;
-        }
-        stream.previous = previous_of;
+        let previous = birth.previous.map(|previous| (previous.epoch.0, previous.last_seq));
+        let previous = previous.filter(|(older, _)| !self.done.contains(older));
+        let Some(stream) = self.stream(epoch) else { return };
+        stream.previous = previous;
         let heard_us = stream.heard_us;
         if heard_us > i64::MIN {
             self.wait_for_older(epoch, heard_us);
@@ -171,11 +169,15 @@ impl Chain {
     }
 
     pub(crate) fn row(&mut self, epoch: Epoch, seq: u64, time_us: i64) {
-        self.stream(epoch).row(seq, time_us);
+        if let Some(stream) = self.stream(epoch) {
+            stream.row(seq, time_us);
+        }
     }
 
     pub(crate) fn contiguous(&mut self, epoch: Epoch, seq: u64) {
-        self.stream(epoch).advance(seq);
+        if let Some(stream) = self.stream(epoch) {
+            stream.advance(seq);
+        }
     }
 
     pub(crate) fn progress(&mut self, epoch: Epoch, progress: &Progress, append_us: i64) {
@@ -187,15 +189,16 @@ impl Chain {
         }
         let until_us =
             progress.complete_until_us.saturating_add(1).min(append_us.saturating_add(MAX_AHEAD_US));
-        let stream = self.stream(epoch);
+        let Some(stream) = self.stream(epoch) else { return };
         stream.heard_us = stream.heard_us.max(append_us);
         stream.promised.push((progress.after, until_us));
         stream.advance(0);
     }
 
     pub(crate) fn give_up(&mut self, epoch: Epoch, at_us: i64) {
-        let stream = self.stream(epoch);
-        stream.given_up_us = stream.given_up_us.max(Some(at_us));
+        if let Some(stream) = self.stream(epoch) {
+            stream.given_up_us = stream.given_up_us.max(Some(at_us));
+        }
     }
 
     /// Gives up streams that are waited for and silent; gives the epochs.
@@ -261,23 +264,26 @@ impl Chain {
         heard.map(|s| clock(s.topic.as_deref())).max().map_or(Low::Silent, Low::GivenUp)
     }
 
-    /// Forgets older streams that are complete and behind, so that restarts of an agent leave nothing.
+    /// Forgets older streams that are complete and behind, so that restarts of an agent leave next to nothing.
     pub(crate) fn prune(&mut self) {
-        let heads: Vec<(u64, u64, u64)> = self
-            .streams
-            .iter()
-            .filter_map(|(e, s)| s.previous.map(|(older, last)| (*e, older, last)))
-            .collect();
-        for (epoch, older, last_seq) in heads {
-            let done = self
-                .streams
-                .get(&older)
-                .is_some_and(|s| s.contiguous >= last_seq && s.previous.is_none() && s.runs.is_empty());
-            if done {
-                self.streams.remove(&older);
-                if let Some(stream) = self.streams.get_mut(&epoch) {
-                    stream.settled = stream.previous.take();
+        let complete = |older: &StreamState, last_seq| {
+            older.contiguous >= last_seq && older.previous.is_none() && older.runs.is_empty()
+        };
+        loop {
+            let before = self.done.len();
+            for (epoch, (older, last_seq)) in
+                self.streams.iter().filter_map(|(e, s)| Some((*e, s.previous?))).collect::<Vec<_>>()
+            {
+                if self.streams.get(&older).is_some_and(|older| complete(older, last_seq)) {
+                    self.streams.remove(&older);
+                    self.done.insert(older);
+                    if let Some(stream) = self.streams.get_mut(&epoch) {
+                        stream.previous = None;
+                    }
                 }
+            }
+            if self.done.len() == before {
+                return;
             }
         }
     }

@@ -80,10 +80,30 @@ impl Subject<'_> {
         let begin_us = cell_end_us.saturating_sub(self.view.window.size_us());
         match self.newest_before(cell_end_us).filter(|&newest| newest >= begin_us) {
             None => Computed { row: None, newest_append_us: i64::MIN },
-            Some(newest_us) => {
-                let pane = self.pane(newest_us, newest_us.saturating_add(1), false);
-                self.finish(&pane, newest_us, cell_end_us)
-            }
+            Some(newest_us) => self.instant(newest_us),
+        }
+    }
+
+    /// Computes what is known at an instant, as a row of its cell (F8).
+    pub(crate) fn instant(&self, time_us: i64) -> Computed {
+        let pane = self.pane(time_us, time_us.saturating_add(1), false);
+        self.finish(&pane, time_us, self.view.window.closed_us(time_us))
+    }
+
+    /// Gives the row that says that nothing is known.
+    pub(crate) fn nothing(&self, event_us: i64, newest_append_us: i64) -> FeatureRow {
+        FeatureRow {
+            view: Arc::clone(&self.view.schema),
+            entity: Arc::clone(self.machine),
+            event_us,
+            created_us: self
+                .view
+                .window
+                .closed_us(event_us)
+                .saturating_add(self.view.lateness_us)
+                .max(newest_append_us),
+            coverage: 0.0,
+            values: vec![None; self.view.features.len()],
         }
     }
 

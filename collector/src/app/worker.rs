@@ -98,7 +98,7 @@ impl Worker {
             drop(self.conn.execute("ROLLBACK").await);
             match Memory::load(&mut self.conn, self.settings.clone()).await {
                 Ok(memory) => return Ok(Some(memory)),
-                Err(error) if error.is_transient() => self.paused(&FlushError::from(error)),
+                Err(error) if error.is_transient() => self.paused(&error),
                 Err(error) => return Err(error.into()),
             }
             if wait(stop, &mut pause).await {

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use millrace_preprocess::Control;
+use millrace_preprocess::{Control, Mode};
 use millrace_protocol::{MachineName, StreamId};
 
 use super::open::Open;
-use super::{Memory, Settings, Shard};
+use super::{FlushError, Memory, Settings, Shard};
+use crate::features::offline;
 use crate::lake::LakeError;
 use crate::lake::db::SqliteConnection;
 use crate::lake::read::{self, LoadedStream};
@@ -21,8 +22,8 @@ impl Memory {
     /// Raises the fence of every shard and loads what is known of it.
     ///
     /// # Errors
-    /// [`LakeError`]; only fences may be changed then.
-    pub async fn load(conn: &mut SqliteConnection, settings: Settings) -> Result<Self, LakeError> {
+    /// [`FlushError`]; only fences may be changed then.
+    pub async fn load(conn: &mut SqliteConnection, settings: Settings) -> Result<Self, FlushError> {
         let states = read::take_shards(conn).await?;
         let loaded = read::streams(conn).await?;
         let mut shards: BTreeMap<i32, Shard> =
@@ -69,13 +70,24 @@ impl Memory {
         loaded: &[LoadedStream],
         births: &[(i64, millrace_protocol::Birth)],
         ledgers: &HashMap<i64, StreamLedger>,
-    ) -> Result<(), LakeError> {
+    ) -> Result<(), FlushError> {
         let by_number: HashMap<i64, &LoadedStream> = loaded.iter().map(|s| (s.stream_id, s)).collect();
         for (machine, number, body) in read::operator_states(conn).await? {
             let name = MachineName::new(&machine).map_err(|e| LakeError::stored("operator state", e))?;
             if let Some(shard) = shards.get_mut(&number) {
                 shard.driver.restore(&name, &body);
                 shard.saved.insert(name);
+            }
+        }
+        self.stored(conn, shards, loaded).await?;
+        for stream in loaded {
+            // A stream that was heard since its machine's state was saved is waited for, also after a kill: its
+            // last append time is saved with every flush.
+            if let (Some(shard), Some(ledger)) =
+                (shards.get_mut(&stream.shard), ledgers.get(&stream.stream_id))
+                && let Some(topic) = topic_of(shard, &stream.stream)
+            {
+                shard.driver.heard(&stream.stream, &topic, ledger.append_us);
             }
         }
         for (stream_id, birth) in births {
@@ -107,11 +119,49 @@ impl Memory {
             if let (Some(shard), Some(ledger)) =
                 (shards.get_mut(&stream.shard), ledgers.get(&stream.stream_id))
             {
-                shard.driver.contiguous(&stream.stream, ledger.contiguous());
+                let contiguous = ledger.contiguous();
+                shard.driver.contiguous(&stream.stream, contiguous);
+                // A hole of before the restart is given up in its time, too, though no record comes any more.
+                if ledger.settled().last().is_some_and(|last| last > contiguous)
+                    && let Some(topic) = topic_of(shard, &stream.stream)
+                {
+                    shard.holes.insert(Arc::clone(&stream.stream), (topic, ledger.append_us));
+                }
             }
         }
         Ok(())
     }
+}
+
+impl Memory {
+    /// Tells the operator graphs which windows the offline store holds: they were closed, also since the state was
+    /// saved.
+    async fn stored(
+        &self,
+        conn: &mut SqliteConnection,
+        shards: &mut BTreeMap<i32, Shard>,
+        loaded: &[LoadedStream],
+    ) -> Result<(), FlushError> {
+        let of_machine: HashMap<&str, (&MachineName, i32)> =
+            loaded.iter().map(|s| (s.stream.machine.as_str(), (&s.stream.machine, s.shard))).collect();
+        for view in self.settings.catalog.views().iter().filter(|view| view.mode == Mode::Stream) {
+            for newest in offline::newest_per_entity(conn, &view.schema).await? {
+                let Some((machine, shard)) = of_machine.get(&*newest.row.entity) else { continue };
+                if let Some(shard) = shards.get_mut(shard) {
+                    shard.driver.stored(machine, &view.schema, newest.row.event_us);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The topic that a stream came by, as far as the shard's offsets tell: its category's own, or `telemetry` (D3).
+fn topic_of(shard: &Shard, stream: &StreamId) -> Option<String> {
+    let of = |category: &str| {
+        shard.state.offsets.keys().find(|topic| topic.ends_with(&format!(".{category}"))).cloned()
+    };
+    of(stream.category.as_str()).or_else(|| of(millrace_protocol::DEFAULT_CATEGORY))
 }
 
 fn ledger(state: &StreamState) -> StreamLedger {

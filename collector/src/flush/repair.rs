@@ -1,9 +1,9 @@
 //! Windows computed from the lake: repairs (F6), backfill and parity run the batch driver here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use millrace_preprocess::{BatchDriver, FeatureRow, View};
+use millrace_preprocess::{BatchDriver, Catalog, FeatureRow, StreamDriver, View, Window};
 use millrace_protocol::{Birth, MachineName, StreamId};
 
 use super::commit::flush_id;
@@ -83,10 +83,11 @@ impl Backfill {
         Ok(offline::write_revisions(conn, rows, flush_id(shard, flushes), now_us).await?)
     }
 
-    /// Computes a view's windows of a machine with `from_us` < end ≤ `to_us`.
+    /// Computes a view's windows of a machine with `from_us` < end ≤ `to_us`, by time, a window twice where F7 says
+    /// so; then those that the offline store holds and the lake gives no more (see [`BatchDriver::again`]).
     ///
     /// # Errors
-    /// [`LakeError`].
+    /// [`FlushError`].
     pub async fn compute(
         &mut self,
         conn: &mut SqliteConnection,
@@ -94,7 +95,7 @@ impl Backfill {
         machine: &MachineName,
         from_us: i64,
         to_us: i64,
-    ) -> Result<Vec<FeatureRow>, LakeError> {
+    ) -> Result<Vec<FeatureRow>, FlushError> {
         let mut driver = BatchDriver::new(Arc::clone(view), machine, self.stall_after_us);
         for (stream_id, birth) in &self.births {
             if let Some(stream) = self.streams.get(stream_id).filter(|stream| stream.machine == *machine) {
@@ -105,8 +106,65 @@ impl Backfill {
         let rows =
             read::machine_rows(conn, &mut self.layouts, &self.streams, machine, rows_from_us, to_us).await?;
         driver.rows(&rows);
-        Ok(driver.run(from_us, to_us))
+        let mut computed = driver.run(from_us, to_us);
+        let given: HashSet<i64> = computed.iter().map(|row| row.event_us).collect();
+        let stored = stored(conn, view, machine, from_us, to_us).await?;
+        let left = stored.iter().map(|row| row.event_us).filter(|event_us| !given.contains(event_us));
+        computed.extend(left.map(|event_us| driver.again(event_us)));
+        Ok(computed)
     }
+
+    /// Gives up to which event time the stream has closed a view's windows of a machine, as far as the lake tells:
+    /// by the operator state or by the newest window stored. `None`: none was ever closed.
+    ///
+    /// # Errors
+    /// [`FlushError`].
+    pub async fn closed_until_us(
+        &self,
+        conn: &mut SqliteConnection,
+        catalog: &Arc<Catalog>,
+        view: &Arc<View>,
+    ) -> Result<HashMap<MachineName, i64>, FlushError> {
+        let mut driver = StreamDriver::new(Arc::clone(catalog), self.stall_after_us);
+        for (machine, _, state) in read::operator_states(conn).await? {
+            let machine = MachineName::new(&machine).map_err(|e| LakeError::stored("operator state", e))?;
+            driver.restore(&machine, &state);
+        }
+        let newest = offline::newest_per_entity(conn, &view.schema).await?;
+        let stored: HashMap<&str, i64> =
+            newest.iter().map(|row| (&*row.row.entity, view.window.closed_us(row.row.event_us))).collect();
+        let mut closed = HashMap::new();
+        for machine in self.machines() {
+            let by_state = driver.closed_until_us(view, &machine);
+            if let Some(us) = by_state.max(stored.get(machine.as_str()).copied()) {
+                closed.insert(machine, us);
+            }
+        }
+        Ok(closed)
+    }
+}
+
+/// Reads the newest stored revision of a view's windows of a machine with `from_us` < end ≤ `to_us`, by time.
+///
+/// # Errors
+/// [`FlushError`].
+pub async fn stored(
+    conn: &mut SqliteConnection,
+    view: &View,
+    machine: &MachineName,
+    from_us: i64,
+    to_us: i64,
+) -> Result<Vec<FeatureRow>, FlushError> {
+    let (after_us, until_us) = match view.window {
+        Window::Sliding { .. } => (from_us, to_us),
+        // A cell's row stands at an instant before the cell's end.
+        Window::Latest { cell_us } => {
+            let begin = |us: i64| us.div_euclid(cell_us).saturating_mul(cell_us).saturating_sub(1);
+            (begin(from_us), begin(to_us))
+        }
+    };
+    let rows = offline::newest_between(conn, &view.schema, machine.as_str(), after_us, until_us).await?;
+    Ok(rows.into_iter().map(|row| row.row).collect())
 }
 
 impl Memory {

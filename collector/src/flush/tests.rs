@@ -251,7 +251,7 @@ async fn an_impossible_time_waits_in_quarantine_and_is_counted() {
 }
 
 #[tokio::test]
-async fn losses_and_progress_settle_and_an_undeclared_hole_is_given_up_after_a_while() {
+async fn losses_and_progress_settle_and_an_undeclared_hole_is_given_up_in_its_time_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (mut conn, mut memory) = open(&folder.path().join("lake.db")).await;
     let loss = Loss {
@@ -267,6 +267,8 @@ async fn losses_and_progress_settle_and_an_undeclared_hole_is_given_up_after_a_w
     let line = audited(&mut conn).await.streams.remove(0);
     assert_eq!((line.in_lake, line.lost, line.missing, line.missing_sequences.as_str()), (1, 2, 2, "3-4"));
     assert!(texts(&mut conn, "SELECT kind FROM gap").await.is_empty());
+    drop(conn);
+    let (mut conn, mut memory) = open(&folder.path().join("lake.db")).await;
     memory.end_reached("m.telemetry", 3, T0 + 601_000_000);
     flush(&mut conn, &mut memory).await.unwrap();
     let gaps = texts(&mut conn, "SELECT kind || ' ' || from_seq || '-' || to_seq FROM gap").await;
@@ -336,3 +338,5 @@ async fn a_worker_that_was_replaced_cannot_write() {
     flush(&mut other, &mut taken).await.unwrap();
     assert_eq!(texts(&mut other, ROWS).await.len(), 10);
 }
+
+mod late;

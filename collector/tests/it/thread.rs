@@ -73,7 +73,7 @@ async fn a_window_closes_and_its_features_are_served() {
     let t0 = minute_ago();
     let values: Vec<f64> = (0..30).map(f64::from).collect();
     let (item, layout) = rows(1, t0, &values);
-    plant.send(2, &[birth(t0), item, progress(30, t0 + 30_000_000)], Some(&layout), 30).await;
+    plant.send(2, &[birth(t0), item, progress(30, t0 + 31_000_000)], Some(&layout), 30).await;
     until(&plant.lake(), "SELECT count(*) FROM features_press_10s", 3).await;
     let body = r#"{"feature_service": "model", "entities": {"machine": ["hall3/press-03"]}}"#;
     let answer =
@@ -89,7 +89,7 @@ async fn a_window_closes_and_its_features_are_served() {
     // What a restart finds in the lake goes on where it stopped.
     let collector = Running::start(&plant).await;
     let (item, layout) = rows(31, t0 + 30_000_000, &[30.0; 10]);
-    plant.send(2, &[item, progress(40, t0 + 40_000_000)], Some(&layout), 40).await;
+    plant.send(2, &[item, progress(40, t0 + 41_000_000)], Some(&layout), 40).await;
     until(&plant.lake(), "SELECT count(*) FROM features_press_10s", 4).await;
     collector.stop().await;
 }

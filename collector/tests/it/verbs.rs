@@ -13,7 +13,7 @@ async fn filled(plant: &Plant) -> i64 {
     let values: Vec<f64> = (0..30).map(|n| f64::from(n) / 7.0).collect();
     let (item, layout) = rows(1, t0, &values);
     plant.send_bytes(2, b"no record").await;
-    plant.send(2, &[birth(t0), item, progress(30, t0 + 30_000_000)], Some(&layout), 30).await;
+    plant.send(2, &[birth(t0), item, progress(30, t0 + 31_000_000)], Some(&layout), 30).await;
     until(&plant.lake(), "SELECT count(*) FROM features_press_10s", 3).await;
     collector.stop().await;
     t0

@@ -230,10 +230,21 @@ impl Line {
     ///
     /// *Errors*: as a sentence.
     pub fn audit(&self) -> Result<(Option<i32>, Value), String> {
-        let (code, text) = self.collector_verb(&["audit", "--json"]).map_err(|e| e.to_string())?;
-        let audit =
-            serde_json::from_str(&text).map_err(|e| format!("millrace-collector audit: {e}: {text}"))?;
-        Ok((code, audit))
+        self.verb_json("audit")
+    }
+
+    /// Holds the stored features against the lake: the exit code and what it says.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn parity(&self) -> Result<(Option<i32>, Value), String> {
+        self.verb_json("parity")
+    }
+
+    fn verb_json(&self, verb: &str) -> Result<(Option<i32>, Value), String> {
+        let (code, text) = self.collector_verb(&[verb, "--json"]).map_err(|e| e.to_string())?;
+        let said =
+            serde_json::from_str(&text).map_err(|e| format!("millrace-collector {verb}: {e}: {text}"))?;
+        Ok((code, said))
     }
 
     /// Runs a verb of the collector on this line's configuration.

@@ -1,4 +1,5 @@
-//! The proof: the plant's own log held against the lake, and the collector's audit.
+//! The proof: the plant's own log held against the lake, the collector's audit, and the stored features held
+//! against what the batch makes of the lake.
 
 use anyhow::Context;
 use serde_json::Value;
@@ -17,6 +18,10 @@ pub struct Proof {
     pub audit_exit: Option<i32>,
     /// The audit, as it prints it with `--json`.
     pub audit: Value,
+    /// The exit code of `parity`.
+    pub parity_exit: Option<i32>,
+    /// What `parity` prints with `--json`.
+    pub parity: Value,
 }
 
 /// Asks the witnesses.
@@ -26,7 +31,8 @@ pub fn ask(line: &Line) -> anyhow::Result<Proof> {
     let truth = Truth::load(&line.truth()).context("reading the plant's log")?;
     let points = on_lake(line, async |lake| lake.good_points().await)?;
     let (audit_exit, audit) = line.audit().map_err(anyhow::Error::msg)?;
-    Ok(Proof { truth: compare(&truth, points, line.excuses()), audit_exit, audit })
+    let (parity_exit, parity) = line.parity().map_err(anyhow::Error::msg)?;
+    Ok(Proof { truth: compare(&truth, points, line.excuses()), audit_exit, audit, parity_exit, parity })
 }
 
 /// Deletes one row of the lake and says which.

@@ -41,6 +41,7 @@ pub fn print(books: &Value, features: &Value, proof: &Proof) {
     print_features(features);
     print_truth(proof);
     let found = |column| sum(&proof.audit, column);
+    print_parity(proof);
     line("");
     line(&format!(
         "audit: lost = {}, missing = {}, stranded = {}, in transit = {}; exit code {}",
@@ -111,6 +112,25 @@ fn print_truth(proof: &Proof) {
     ));
     for problem in proof.truth.problems.iter().take(SHOWN) {
         line(&format!("  {problem}"));
+    }
+}
+
+fn print_parity(proof: &Proof) {
+    let counts: Vec<String> = lines(&proof.parity, "views")
+        .map(|view| {
+            let different = view["differences"].as_array().map_or(0, Vec::len);
+            format!(
+                "{} {} windows, {different} different",
+                view["view"].as_str().unwrap_or("?"),
+                view["windows"]
+            )
+        })
+        .collect();
+    line("");
+    line(&format!("parity, stored features against the batch over the lake: {}", counts.join("; ")));
+    let differences = lines(&proof.parity, "views").flat_map(|view| lines(view, "differences"));
+    for difference in differences.take(SHOWN) {
+        line(&format!("  {}", difference.as_str().unwrap_or("?")));
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Clocks;
 use super::panes::{Cut, PaneBook};
-use crate::feature::FeatureRow;
+use crate::feature::{FeatureRow, ViewSchema};
 use crate::graph::{Catalog, Mode, View, Window};
 use crate::history::{History, MAX_AHEAD_US, Touched};
 use crate::input::InputRow;
@@ -179,6 +179,7 @@ impl Machine {
             return;
         }
         self.waits_for_clock = false;
+        self.carriers.values_mut().for_each(|carrier| carrier.chain.prune());
         for open in &mut self.views {
             let carriers = self.carriers.values();
             let mine = carriers.filter(|c| open.view.tags.iter().any(|tag| c.tags.contains(&tag.name)));
@@ -217,7 +218,6 @@ impl Machine {
             self.unsaved |= before != open.closed_until_us;
         }
         self.forget();
-        self.carriers.values_mut().for_each(|carrier| carrier.chain.prune());
     }
 
     fn forget(&mut self) {
@@ -276,6 +276,13 @@ impl Machine {
 
     pub(super) fn closed_until_us(&self, view: &View) -> Option<i64> {
         self.views.iter().find(|open| open.view.schema == view.schema)?.closed_until_us
+    }
+
+    pub(super) fn stored(&mut self, view: &ViewSchema, event_us: i64) {
+        for open in self.views.iter_mut().filter(|open| *open.view.schema == *view) {
+            let closed_us = open.view.window.closed_us(event_us);
+            open.closed_until_us = open.closed_until_us.max(Some(closed_us));
+        }
     }
 
     pub(super) fn rows_from_us(&self) -> i64 {

@@ -99,17 +99,23 @@ fn a_view_waits_for_every_stream_that_carries_its_tags() {
 }
 
 #[test]
-fn a_quiet_stream_advances_by_its_progress_without_lateness() {
+fn a_quiet_stream_advances_by_its_progress_less_the_lateness() {
     let mut line = Line::new(TEN_SECONDS);
     let (a, b) = (Arc::clone(&line.a), Arc::clone(&line.b));
     line.feed(&a, "a", 0, 10, 1, None);
     let quiet = |after| Progress {
         after,
-        complete_until_us: T0 + 10 * S - 1,
+        complete_until_us: T0 + 11 * S - 1,
         numbered: after,
         waiting_epochs: vec![],
     };
     line.driver.progress(&a, &quiet(10), T0 + 11 * S);
+    line.driver.progress(&b, &Progress { complete_until_us: T0 + 10 * S, ..quiet(0) }, T0 + 11 * S);
+    assert_eq!(
+        line.close(),
+        vec![],
+        "a sensor that stamps its own rows may still bring one of the last second"
+    );
     line.driver.progress(&b, &quiet(0), T0 + 11 * S);
     assert_eq!(line.close(), vec![(10, Some(10.0), 0.0)], "b was never known");
     // Nobody can promise the future.
@@ -210,6 +216,51 @@ fn a_newer_epoch_waits_until_the_older_one_is_complete() {
     line.driver.birth(&newer, &birth);
     line.feed(&newer, "a", 80, 92, 41, None);
     assert_eq!(line.close().len(), 2);
+}
+
+#[test]
+fn what_is_sent_again_of_a_forgotten_epoch_holds_nothing_up() {
+    let mut line = Line::new(TEN_SECONDS);
+    let (a, b) = (Arc::clone(&line.a), Arc::clone(&line.b));
+    line.feed(&a, "a", 0, 12, 1, None);
+    line.feed(&b, "b", 0, 200, 1, None);
+    let epochs: Vec<_> = (2..5).map(|epoch| stream("gw", epoch, "telemetry")).collect();
+    let mut older = (Arc::clone(&a), 12);
+    let births: Vec<_> = epochs
+        .iter()
+        .map(|newer| {
+            let previous = Some(PreviousEpoch { epoch: older.0.epoch, last_seq: older.1 });
+            older = (Arc::clone(newer), 10);
+            Birth { tags: vec![birth_tag("a", 2 * S, None)], previous, ..Birth::default() }
+        })
+        .collect();
+    for (at, (newer, birth)) in (0..).zip(epochs.iter().zip(&births)) {
+        line.driver.birth(newer, birth);
+        line.feed(newer, "a", 12 + 10 * at, 22 + 10 * at, 1, None);
+        let _ = line.driver.close();
+    }
+    let saved = line.driver.save();
+    // An acknowledgement was lost: the agent sends epochs 1 and 2 again, and a worker that starts anew reads them.
+    let mut again = Line::new(TEN_SECONDS);
+    again.driver.restore(&machine(), &saved[0].1);
+    for (newer, birth) in epochs.iter().zip(&births).rev() {
+        again.driver.birth(newer, birth);
+    }
+    for (id, seq) in [(&a, 12), (&b, 200), (&epochs[0], 10), (&epochs[1], 10), (&epochs[2], 10)] {
+        again.driver.contiguous(id, seq);
+    }
+    for driver in [&mut line.driver, &mut again.driver] {
+        for id in [&a, &epochs[0]] {
+            driver.heard(id, "telemetry", T0 + 60 * S);
+            driver.contiguous(id, if Arc::ptr_eq(id, &a) { 12 } else { 10 });
+        }
+        driver.birth(&epochs[0], &births[0]);
+    }
+    for line in [&mut line, &mut again] {
+        line.feed(&epochs[2], "a", 42, 72, 11, None);
+        let ends: Vec<i64> = line.close().iter().map(|w| w.0).collect();
+        assert_eq!(ends, vec![50, 60, 70]);
+    }
 }
 
 #[test]

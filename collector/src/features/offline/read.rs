@@ -7,27 +7,28 @@ use millrace_preprocess::{FeatureRow, FeatureType, FeatureValue, ViewSchema};
 
 use super::{DAY_US, OfflineError, WrittenRow};
 use crate::features::sql::{
-    self, AssertSqlSafe, Executor, Row, SqliteArguments, SqliteConnection, SqliteRow, query_with, quoted,
+    self, AssertSqlSafe, Executor, Row, SqliteArguments, SqliteConnection, SqliteRow, literal, query_with,
+    quoted,
 };
 use crate::features::view::offline_table;
 
-/// Reads the newest revision of every window that ends in `(after_us, to_us]`, ordered by entity and event time.
-/// For parity, `--diff` and whoever else compares.
+/// Reads the newest revision of every row of an entity with an event time in `(after_us, to_us]`, by event time.
 ///
 /// # Errors
 /// [`OfflineError::Sql`] if the database refuses.
 pub async fn newest_between(
     conn: &mut SqliteConnection,
     schema: &Arc<ViewSchema>,
+    entity: &str,
     after_us: i64,
     to_us: i64,
 ) -> Result<Vec<WrittenRow>, OfflineError> {
     let table = quoted(&offline_table(schema));
-    let entity = quoted(&schema.entity);
+    let (key, entity) = (quoted(&schema.entity), literal(entity));
     let condition = format!(
-        "WHERE t.event_timestamp > {after_us} AND t.event_timestamp <= {to_us} AND NOT EXISTS (SELECT 1 FROM \
-         {table} AS n WHERE n.{entity} = t.{entity} AND n.event_timestamp = t.event_timestamp \
-         AND n.created > t.created) ORDER BY t.{entity}, t.event_timestamp"
+        "WHERE t.{key} = {entity} AND t.event_timestamp > {after_us} AND t.event_timestamp <= {to_us} \
+         AND NOT EXISTS (SELECT 1 FROM {table} AS n WHERE n.{key} = t.{key} \
+         AND n.event_timestamp = t.event_timestamp AND n.created > t.created) ORDER BY t.event_timestamp"
     );
     select(conn, schema, &format!("{table} AS t"), &condition).await
 }

@@ -68,8 +68,8 @@ async fn a_changed_window_becomes_a_revision_that_is_known_later() {
     assert_eq!((second[0].revision, second[0].row.created_us), (2, 101));
     let third = write(&mut conn, &[row(&view, "hall/a", 60, 900, 1.5)], 4, 4_000).await.unwrap();
     assert_eq!((third[0].revision, third[0].row.created_us), (3, 900));
-    assert_eq!(newest_between(&mut conn, &view, 0, 60).await.unwrap(), third);
-    assert_eq!(newest_between(&mut conn, &view, 60, 1_000).await.unwrap(), []);
+    assert_eq!(newest_between(&mut conn, &view, "hall/a", 0, 60).await.unwrap(), third);
+    assert_eq!(newest_between(&mut conn, &view, "hall/a", 60, 1_000).await.unwrap(), []);
     let all = rows_of_day(&mut conn, &view, 0).await.unwrap();
     assert_eq!(all, [first, second, third].concat());
 }
@@ -123,7 +123,7 @@ async fn every_double_comes_back_with_its_bits() {
     ];
     let rows: Vec<_> = (0..).zip(numbers).map(|(at, number)| row(&view, "a", at, 0, number)).collect();
     write(&mut conn, &rows, 1, 0).await.unwrap();
-    let back = newest_between(&mut conn, &view, -1, 100).await.unwrap();
+    let back = newest_between(&mut conn, &view, "a", -1, 100).await.unwrap();
     let bits: Vec<_> = back
         .iter()
         .map(|stored| match &stored.row.values[0] {

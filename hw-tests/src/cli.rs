@@ -5,6 +5,7 @@
 
 pub mod broker;
 pub mod demo;
+pub mod load;
 pub mod run;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +26,8 @@ pub enum Verb {
     Run(run::RunArgs),
     /// Runs librdkafka's in-process Kafka broker as a process of its own (demo and tests only)
     Broker(broker::BrokerArgs),
+    /// Publishes rows of many machines at a rate straight to Kafka
+    Load(load::LoadArgs),
     /// Runs the whole line with no server, cuts the link, kills the agent, and proves that nothing was lost
     Demo(demo::DemoArgs),
 }

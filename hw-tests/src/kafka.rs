@@ -11,6 +11,8 @@
 //!
 //! Invariant: rdkafka is named here and in this module's tests only; the cluster lives and dies on one thread.
 
+mod produce;
+
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -18,6 +20,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use thiserror::Error;
 use tokio::sync::oneshot;
+
+pub use produce::{LoadProducer, ProduceError};
 
 /// A partition keeps about this many bytes. *Source*: `rdkafka_mock.c`, `rd_kafka_mock_partition_init`.
 pub const PARTITION_MAX_BYTES: usize = 5 * 1024 * 1024;

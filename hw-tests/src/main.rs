@@ -40,6 +40,7 @@ async fn main() -> ExitCode {
             }
         },
         Verb::Broker(args) => cli::broker::run(args).await,
+        Verb::Load(args) => cli::load::run(args).await,
         Verb::Demo(args) => match cli::demo::run(args).await {
             Ok(Outcome::Found) => return ExitCode::from(EXIT_FOUND),
             other => other.map(drop),

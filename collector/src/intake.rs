@@ -23,6 +23,8 @@ use crate::config::Kafka;
 use ends::Ends;
 use topics::Topics;
 
+/// librdkafka wants a name; nobody joins a group here and nothing is committed to one.
+const GROUP: &str = "millrace";
 /// Records between Kafka and the worker: at 256 KiB each 16 MiB, which a flush takes in one go.
 const CHANNEL: usize = 64;
 /// librdkafka's own queue. *Units*: KiB.
@@ -149,8 +151,19 @@ impl Drop for Intake {
     }
 }
 
+/// Has librdkafka look at one consumer option, without connecting.
+#[must_use]
+pub fn takes_option(name: &str, value: &str) -> bool {
+    ClientConfig::new().set(name, value).create_native_config().is_ok()
+}
+
 fn client(kafka: &Kafka) -> ClientConfig {
     let mut client = ClientConfig::new();
+    client
+        .set("queued.max.messages.kbytes", QUEUE_KBYTES.to_string())
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.error.backoff.ms", "100")
+        .set("reconnect.backoff.max.ms", "2000");
     for (name, value) in &kafka.options {
         client.set(name, value);
     }
@@ -158,7 +171,7 @@ fn client(kafka: &Kafka) -> ClientConfig {
     let receive_max = (4 * MESSAGE_MAX_BYTES + 4096).to_string();
     client
         .set("bootstrap.servers", kafka.brokers.join(","))
-        .set("group.id", &kafka.group)
+        .set("group.id", GROUP)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
@@ -168,10 +181,6 @@ fn client(kafka: &Kafka) -> ClientConfig {
         .set("fetch.message.max.bytes", MESSAGE_MAX_BYTES.to_string())
         .set("fetch.max.bytes", fetch_max)
         .set("receive.message.max.bytes", receive_max)
-        .set("queued.max.messages.kbytes", QUEUE_KBYTES.to_string())
-        .set("fetch.wait.max.ms", "100")
-        .set("fetch.error.backoff.ms", "100")
-        .set("reconnect.backoff.max.ms", "2000")
         .set("statistics.interval.ms", STATISTICS_MS.to_string());
     client
 }

@@ -6,6 +6,7 @@
 //! batch; after a flush that failed or whose outcome is unknown the memory is thrown away and loaded again (`load`).
 
 mod absorb;
+mod batch;
 mod commit;
 mod load;
 mod open;
@@ -78,6 +79,7 @@ pub struct Memory {
     /// Layouts that were looked at and name no tag twice.
     sound: HashSet<LayoutId>,
     open: Open,
+    batch: batch::BatchRuns,
 }
 
 /// One shard's part.

@@ -168,9 +168,14 @@ impl Worker {
         }
     }
 
-    /// Does what is never in the way of live data: one repair, and the stores' own upkeep.
+    /// Does what is never in the way of live data: one repair, one piece of a batch view, and the stores' own upkeep.
     async fn idle_work(&mut self, memory: &mut Memory, now_us: i64) -> Option<Ended> {
         match memory.repair(&mut self.conn, now_us).await {
+            Ok(None) => {}
+            Ok(Some(written)) => self.online(&written, &[]).await,
+            Err(error) => return Some(Ended::Reload(error)),
+        }
+        match memory.batch(&mut self.conn, now_us).await {
             Ok(None) => {}
             Ok(Some(written)) => self.online(&written, &[]).await,
             Err(error) => return Some(Ended::Reload(error)),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use millrace_preprocess::Control;
 use millrace_protocol::{MachineName, StreamId};
 
+use super::batch::BatchRuns;
 use super::open::Open;
 use super::{Memory, Settings, Shard};
 use crate::lake::LakeError;
@@ -35,6 +36,7 @@ impl Memory {
             streams: HashMap::new(),
             sound: HashSet::new(),
             open: Open::default(),
+            batch: BatchRuns::load(conn).await?,
         };
         let mut ledgers: HashMap<i64, StreamLedger> =
             loaded.iter().map(|s| (s.stream_id, ledger(&s.state))).collect();

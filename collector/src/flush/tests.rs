@@ -7,6 +7,8 @@ use millrace_protocol::{
     MachineName, Progress, RawRow, RawRows, RecordBuilder, Row, RowFlags, SeqRange, Value, ValueType,
 };
 
+mod batch;
+
 use super::*;
 use crate::audit::{Audit, audit};
 use crate::intake::Incoming;

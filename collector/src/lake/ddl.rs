@@ -7,7 +7,7 @@ use super::LakeError;
 use super::db::{AssertSqlSafe, Executor, Row, SqliteConnection};
 
 /// The version of the tables that this release makes (`PRAGMA user_version`).
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS machine (
@@ -64,6 +64,9 @@ CREATE TABLE IF NOT EXISTS control (
 CREATE TABLE IF NOT EXISTS repair (
     view TEXT NOT NULL, version INTEGER NOT NULL, machine TEXT NOT NULL, hour INTEGER NOT NULL,
     asked INTEGER NOT NULL, PRIMARY KEY (view, version, machine, hour));
+CREATE TABLE IF NOT EXISTS batch_run (
+    view TEXT NOT NULL, version INTEGER NOT NULL, machine TEXT NOT NULL, until INTEGER NOT NULL,
+    rows_seen INTEGER NOT NULL, ran INTEGER NOT NULL, PRIMARY KEY (view, version, machine));
 CREATE TABLE IF NOT EXISTS operator_state (
     machine TEXT PRIMARY KEY, shard INTEGER NOT NULL, body BLOB NOT NULL, flush_id INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS shard (

@@ -95,6 +95,26 @@ async fn a_window_closes_and_its_features_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_view_is_computed_by_the_running_collector_and_served() {
+    let plant = Plant::start();
+    let batch = "kind = \"press\"\nmode = \"batch\"\nrun_every = \"1 s\"\nwindow";
+    plant.features(&PRESS.replace("kind = \"press\"\nwindow", batch));
+    let collector = Running::start(&plant).await;
+    let t0 = minute_ago();
+    let values: Vec<f64> = (0..30).map(f64::from).collect();
+    let (item, layout) = rows(1, t0, &values);
+    plant.send(2, &[birth(t0), item, progress(30, t0 + 30_000_000)], Some(&layout), 30).await;
+    until(&plant.lake(), "SELECT count(*) FROM features_press_10s", 3).await;
+    let body = r#"{"feature_service": "model", "entities": {"machine": ["hall3/press-03"]}}"#;
+    let answer =
+        http_until(collector.address, "/get-online-features", Some(body.to_owned()), "PRESENT").await;
+    assert!(answer.contains("24.5"), "{answer}");
+    collector.stop().await;
+    let (code, text) = plant.verb(&["parity"]).await;
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_collector_on_the_same_directory_is_refused() {
     let plant = Plant::start();
     let collector = Running::start(&plant).await;

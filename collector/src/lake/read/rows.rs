@@ -130,3 +130,31 @@ pub async fn time_range(
     let (first, last) = range.map_err(LakeError::sql(WHAT))?;
     Ok(first.zip(last))
 }
+
+/// Gives the number of the newest row that was written: whatever is written later has a greater one.
+///
+/// # Errors
+/// [`LakeError::Sql`].
+pub async fn rows_seen(conn: &mut SqliteConnection) -> Result<i64, LakeError> {
+    let select = Statement::new("SELECT coalesce(max(rowid), 0) FROM reading");
+    let found = select.fetch_optional(conn).await.map_err(LakeError::sql(WHAT))?;
+    found.map_or(Ok(0), |found| found.try_get(0)).map_err(LakeError::sql(WHAT))
+}
+
+/// Gives the first event time among a machine's rows that were written after [`rows_seen`] gave a number.
+///
+/// # Errors
+/// [`LakeError::Sql`].
+pub async fn first_since(
+    conn: &mut SqliteConnection,
+    machine: &MachineName,
+    rows_seen: i64,
+) -> Result<Option<i64>, LakeError> {
+    // The plus sign keeps SQLite from going through all rows of the machine by the index.
+    let select = Statement::new(
+        "SELECT min(ts) FROM reading WHERE rowid > ? AND +machine_id = (SELECT machine_id FROM machine WHERE name = ?)",
+    );
+    let select = select.bind(rows_seen).bind(machine.as_str().to_owned());
+    let found = select.fetch_optional(conn).await.map_err(LakeError::sql(WHAT))?;
+    found.map_or(Ok(None), |found| found.try_get(0)).map_err(LakeError::sql(WHAT))
+}

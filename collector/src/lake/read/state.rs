@@ -7,7 +7,7 @@ use millrace_protocol::{AgentId, Birth, Category, IntervalSet, Item, MachineName
 
 use crate::lake::LakeError;
 use crate::lake::db::{self, Row as _, SqliteConnection, SqliteRow, Statement};
-use crate::lake::write::{ShardState, StreamState};
+use crate::lake::write::{BatchRun, ShardState, StreamState};
 
 /// A stream and its ledger.
 #[derive(Debug, Clone)]
@@ -214,6 +214,27 @@ pub async fn repairs(conn: &mut SqliteConnection) -> Result<Vec<(String, u32, St
         Statement::new("SELECT view, version, machine, hour FROM repair ORDER BY asked, hour LIMIT 100");
     let rows = select.fetch_all(conn).await.map_err(LakeError::sql(WHAT))?;
     let columns = |row: &SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?));
+    rows.iter().map(|row| columns(row).map_err(LakeError::sql(WHAT))).collect()
+}
+
+/// Reads how far the views with `mode = "batch"` are computed.
+///
+/// # Errors
+/// [`LakeError`].
+pub async fn batch_runs(conn: &mut SqliteConnection) -> Result<Vec<BatchRun>, LakeError> {
+    const WHAT: &str = "read the batch runs (table batch_run)";
+    let select = Statement::new("SELECT view, version, machine, until, rows_seen, ran FROM batch_run");
+    let rows = select.fetch_all(conn).await.map_err(LakeError::sql(WHAT))?;
+    let columns = |row: &SqliteRow| {
+        Ok(BatchRun {
+            view: row.try_get(0)?,
+            version: row.try_get(1)?,
+            machine: row.try_get(2)?,
+            until: row.try_get(3)?,
+            rows_seen: row.try_get(4)?,
+            ran: row.try_get(5)?,
+        })
+    };
     rows.iter().map(|row| columns(row).map_err(LakeError::sql(WHAT))).collect()
 }
 

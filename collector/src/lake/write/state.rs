@@ -233,3 +233,39 @@ pub async fn repaired(
     delete.execute(conn).await.map_err(LakeError::sql("end a repair"))?;
     Ok(())
 }
+
+/// How far a view with `mode = "batch"` is computed for a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchRun {
+    /// The view's name.
+    pub view: String,
+    /// Its version.
+    pub version: u32,
+    /// The machine.
+    pub machine: String,
+    /// Windows that end here or earlier are computed. *Units*: microseconds since 1970-01-01 UTC.
+    pub until: i64,
+    /// From so many rows of the lake, see [`crate::lake::read::rows_seen`].
+    pub rows_seen: i64,
+    /// When the last run that was finished began. *Units*: microseconds since 1970-01-01 UTC.
+    pub ran: i64,
+}
+
+/// Saves how far a view is computed.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn batch_run(conn: &mut SqliteConnection, run: BatchRun) -> Result<(), LakeError> {
+    let upsert = Statement::new(
+        "INSERT INTO batch_run (view, version, machine, until, rows_seen, ran) VALUES (?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (view, version, machine) DO UPDATE SET until = excluded.until, rows_seen = excluded.rows_seen, \
+         ran = excluded.ran",
+    );
+    let upsert = upsert.bind(run.view).bind(run.version).bind(run.machine);
+    let upsert = upsert.bind(run.until).bind(run.rows_seen).bind(run.ran);
+    upsert
+        .execute(conn)
+        .await
+        .map_err(LakeError::sql("save how far a view is computed (table batch_run)"))?;
+    Ok(())
+}

@@ -21,6 +21,7 @@ use millrace_protocol::{LayoutId, MachineName, StreamId};
 
 use crate::config::Limits;
 use crate::features::offline::OfflineError;
+use crate::intake::{LastRecord, Position};
 use crate::lake::LakeError;
 use crate::lake::write::{Ids, ShardState};
 use crate::ledger::Ledger;
@@ -123,17 +124,23 @@ impl Memory {
         !self.open.shards.is_empty()
     }
 
-    /// Gives the next offset of every topic and partition.
+    /// Gives where every topic and partition is read on.
     #[must_use]
-    pub fn offsets(&self) -> BTreeMap<(String, i32), i64> {
+    pub fn positions(&self) -> BTreeMap<(String, i32), Position> {
         let of_shard = |(&shard, s): (&i32, &Shard)| {
-            s.state
-                .offsets
-                .iter()
-                .map(move |(topic, &offset)| ((topic.clone(), shard), offset))
-                .collect::<Vec<_>>()
+            let positions = s.state.offsets.iter().map(move |(topic, &next)| {
+                let last = s.state.last.get(topic).map(|&(offset, crc)| LastRecord { offset, crc });
+                ((topic.clone(), shard), Position { next, last })
+            });
+            positions.collect::<Vec<_>>()
         };
         self.shards.iter().flat_map(of_shard).collect()
+    }
+
+    /// Takes note of what is wrong with a topic in a shard, for the next flush.
+    pub fn trouble(&mut self, topic: &str, shard: i32, text: &str) {
+        self.shard(shard).state.trouble.insert(topic.to_owned(), text.to_owned());
+        self.open.shards.entry(shard).or_default().trouble = true;
     }
 
     /// Takes the time at which a topic's end was reached (F5).

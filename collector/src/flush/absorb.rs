@@ -32,6 +32,7 @@ impl Memory {
         *clock = (*clock).max(incoming.append_us);
         let open = self.open.shards.entry(shard_number).or_default();
         open.offsets.insert(incoming.topic.to_string(), incoming.offset + 1);
+        open.last.insert(incoming.topic.to_string(), (incoming.offset, incoming.checksum()));
         match Record::decode(&incoming.value) {
             Ok(record) => self.record(incoming, record),
             Err(error) => self.undecodable(incoming, &error),

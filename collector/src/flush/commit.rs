@@ -99,13 +99,14 @@ impl Memory {
                     shard.saved.insert(machine);
                 }
             }
-            let idle = open.offsets.is_empty() && open.touched.is_empty();
+            let idle = open.offsets.is_empty() && open.touched.is_empty() && !open.trouble;
             if idle && closed.is_empty() && late.is_empty() && controls.is_empty() && saved.is_empty() {
                 continue;
             }
             for (topic, offset) in std::mem::take(&mut open.offsets) {
                 shard.state.offsets.insert(topic, offset);
             }
+            shard.state.last.append(&mut open.last);
             let late = late
                 .into_iter()
                 .map(|asked| {

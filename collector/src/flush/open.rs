@@ -20,6 +20,10 @@ pub(super) struct Open {
 #[derive(Debug, Default)]
 pub(super) struct OpenShard {
     pub(super) offsets: BTreeMap<String, i64>,
+    /// The last record of each topic: offset and checksum.
+    pub(super) last: BTreeMap<String, (i64, u32)>,
+    /// Something is wrong with a topic that was not before.
+    pub(super) trouble: bool,
     pub(super) touched: BTreeSet<Arc<StreamId>>,
     pub(super) chunks: Vec<NewRows>,
     pub(super) checksums: Vec<(Arc<StreamId>, u64, u32, u32)>,

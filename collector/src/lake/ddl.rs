@@ -71,7 +71,7 @@ CREATE TABLE IF NOT EXISTS operator_state (
     machine TEXT PRIMARY KEY, shard INTEGER NOT NULL, body BLOB NOT NULL, flush_id INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS shard (
     shard INTEGER PRIMARY KEY, fence INTEGER NOT NULL, flushes INTEGER NOT NULL, offsets TEXT NOT NULL,
-    updated INTEGER NOT NULL);
+    updated INTEGER NOT NULL, last TEXT NOT NULL DEFAULT '{}', trouble TEXT NOT NULL DEFAULT '{}');
 CREATE TABLE IF NOT EXISTS flush (
     flush_id INTEGER PRIMARY KEY, at INTEGER NOT NULL, rows INTEGER NOT NULL, points INTEGER NOT NULL,
     chunks TEXT NOT NULL);
@@ -79,6 +79,12 @@ CREATE INDEX IF NOT EXISTS flush_at ON flush (at);
 CREATE TABLE IF NOT EXISTS audit_log (
     audit_id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, stream_id INTEGER NOT NULL,
     sequences TEXT NOT NULL, reason TEXT NOT NULL);
+";
+
+/// What tables of version 1 lack; what is new as a whole stands in `TABLES`.
+const FROM_1: &str = "
+ALTER TABLE shard ADD COLUMN last TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE shard ADD COLUMN trouble TEXT NOT NULL DEFAULT '{}';
 ";
 
 /// `v` is the tag's place in `vals`, `x` what `extra` says of it. `n` holds digits, which SQLite reads as JSON so
@@ -124,7 +130,9 @@ pub async fn migrate(conn: &mut SqliteConnection) -> Result<(), LakeError> {
     if found == VERSION {
         return Ok(());
     }
-    let script = format!("BEGIN IMMEDIATE; {TABLES} {VIEWS} PRAGMA user_version = {VERSION}; COMMIT;");
+    let upgrade = if found == 1 { FROM_1 } else { "" };
+    let script =
+        format!("BEGIN IMMEDIATE; {upgrade} {TABLES} {VIEWS} PRAGMA user_version = {VERSION}; COMMIT;");
     let done = conn.execute(AssertSqlSafe(script)).await;
     if let Err(source) = done {
         // Nothing to roll back when BEGIN itself failed; the first error is the one to tell.
@@ -146,4 +154,43 @@ pub async fn check_version(conn: &mut SqliteConnection) -> Result<(), LakeError>
 async fn version(conn: &mut SqliteConnection) -> Result<i64, LakeError> {
     let row = conn.fetch_one("PRAGMA user_version").await.map_err(LakeError::sql("read its version"))?;
     row.try_get(0).map_err(LakeError::sql("read its version"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lake::db::open_writer;
+
+    /// The names of all columns, by table.
+    async fn columns(conn: &mut SqliteConnection) -> Vec<String> {
+        let rows = conn
+            .fetch_all(
+                "SELECT m.name || '.' || c.name FROM sqlite_schema AS m, pragma_table_info(m.name) AS c ORDER BY 1",
+            )
+            .await
+            .unwrap();
+        rows.iter().map(|row| row.try_get(0).unwrap()).collect()
+    }
+
+    /// The file is what the first release made.
+    #[tokio::test]
+    async fn golden_tables_of_version_1_become_those_of_this_release_and_keep_their_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut old = open_writer(&folder.path().join("old.db")).await.unwrap();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/lake-1.sql");
+        old.execute(AssertSqlSafe(std::fs::read_to_string(path).unwrap())).await.unwrap();
+        assert_eq!(version(&mut old).await.unwrap(), 1);
+        assert!(matches!(
+            check_version(&mut old).await,
+            Err(LakeError::Version { found: 1, known: VERSION })
+        ));
+        migrate(&mut old).await.unwrap();
+        let mut new = open_writer(&folder.path().join("new.db")).await.unwrap();
+        migrate(&mut new).await.unwrap();
+        assert_eq!(columns(&mut old).await, columns(&mut new).await);
+        let shards = crate::lake::read::shards(&mut old).await.unwrap();
+        assert_eq!(shards[&3].offsets["m.telemetry"], 6);
+        let point = old.fetch_one("SELECT value FROM point WHERE tag = 'temp' AND seq = 1").await.unwrap();
+        assert_eq!(point.try_get::<f64, _>(0).unwrap(), 1.0);
+    }
 }

@@ -98,14 +98,16 @@ fn stream(row: &SqliteRow) -> Result<Result<LoadedStream, LakeError>, db::Error>
     }))
 }
 
-/// Takes every shard that there is (D12): its fence rises, so that an earlier owner's next flush fails.
+/// Takes every shard that there is (D12): its fence rises, so that an earlier owner's next flush fails. What was wrong
+/// with its topics is to be found anew.
 ///
 /// # Errors
 /// [`LakeError`]; nothing is changed then.
 pub async fn take_shards(conn: &mut SqliteConnection) -> Result<BTreeMap<i32, ShardState>, LakeError> {
     const WHAT: &str = "take the shards (table shard)";
-    let update =
-        Statement::new("UPDATE shard SET fence = fence + 1 RETURNING shard, fence, flushes, offsets");
+    let update = Statement::new(
+        "UPDATE shard SET fence = fence + 1, trouble = '{}' RETURNING shard, fence, flushes, offsets, last, trouble",
+    );
     let rows = update.fetch_all(conn).await.map_err(LakeError::sql(WHAT))?;
     decode_shards(&rows)
 }
@@ -115,7 +117,7 @@ pub async fn take_shards(conn: &mut SqliteConnection) -> Result<BTreeMap<i32, Sh
 /// # Errors
 /// [`LakeError`].
 pub async fn shards(conn: &mut SqliteConnection) -> Result<BTreeMap<i32, ShardState>, LakeError> {
-    let select = Statement::new("SELECT shard, fence, flushes, offsets FROM shard");
+    let select = Statement::new("SELECT shard, fence, flushes, offsets, last, trouble FROM shard");
     let rows = select.fetch_all(conn).await.map_err(LakeError::sql("read the shards (table shard)"))?;
     decode_shards(&rows)
 }
@@ -124,13 +126,16 @@ fn decode_shards(rows: &[SqliteRow]) -> Result<BTreeMap<i32, ShardState>, LakeEr
     const WHAT: &str = "read the shards (table shard)";
     let mut shards = BTreeMap::new();
     for row in rows {
-        let columns = || -> Result<(i32, i64, i64, String), db::Error> {
-            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+        let columns = || -> Result<(i32, i64, i64, [String; 3]), db::Error> {
+            let maps = [row.try_get(3)?, row.try_get(4)?, row.try_get(5)?];
+            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, maps))
         };
-        let (shard, fence, flushes, offsets) = columns().map_err(LakeError::sql(WHAT))?;
-        let offsets =
-            serde_json::from_str(&offsets).map_err(|e| LakeError::stored("a shard's offsets", e))?;
-        shards.insert(shard, ShardState { fence, flushes, offsets });
+        let (shard, fence, flushes, [offsets, last, trouble]) = columns().map_err(LakeError::sql(WHAT))?;
+        let state = || -> Result<ShardState, serde_json::Error> {
+            let (offsets, last) = (serde_json::from_str(&offsets)?, serde_json::from_str(&last)?);
+            Ok(ShardState { fence, flushes, offsets, last, trouble: serde_json::from_str(&trouble)? })
+        };
+        shards.insert(shard, state().map_err(|e| LakeError::stored("a shard's offsets", e))?);
     }
     Ok(shards)
 }

@@ -55,6 +55,10 @@ pub struct ShardState {
     pub flushes: i64,
     /// The next offset of every topic.
     pub offsets: BTreeMap<String, i64>,
+    /// The last record read of every topic: its offset and the CRC-32C of its value (D13).
+    pub last: BTreeMap<String, (i64, u32)>,
+    /// What is wrong with a topic here, as found since the worker started.
+    pub trouble: BTreeMap<String, String>,
 }
 
 /// Writes a set of sequences as text: `1-500,502`.
@@ -117,16 +121,18 @@ pub async fn shard(
     now_us: i64,
 ) -> Result<i64, LakeError> {
     const WHAT: &str = "save the shard's offsets";
-    let offsets = json!(state.offsets).to_string();
+    let [offsets, last, trouble] =
+        [json!(state.offsets), json!(state.last), json!(state.trouble)].map(|map| map.to_string());
     let new = state.fence == 0;
     let statement = if new {
-        "INSERT INTO shard (flushes, offsets, updated, shard, fence) VALUES (1, ?, ?, ?, 1) ON CONFLICT DO NOTHING \
-         RETURNING flushes"
+        "INSERT INTO shard (flushes, offsets, last, trouble, updated, shard, fence) VALUES (1, ?, ?, ?, ?, ?, 1) \
+         ON CONFLICT DO NOTHING RETURNING flushes"
     } else {
-        "UPDATE shard SET flushes = flushes + 1, offsets = ?, updated = ? WHERE shard = ? AND fence = ? \
-         RETURNING flushes"
+        "UPDATE shard SET flushes = flushes + 1, offsets = ?, last = ?, trouble = ?, updated = ? \
+         WHERE shard = ? AND fence = ? RETURNING flushes"
     };
-    let mut statement = Statement::new(statement).bind(offsets).bind(now_us).bind(shard);
+    let mut statement =
+        Statement::new(statement).bind(offsets).bind(last).bind(trouble).bind(now_us).bind(shard);
     if !new {
         statement.add(state.fence);
     }

@@ -11,6 +11,7 @@ mod commit;
 mod load;
 mod open;
 mod repair;
+mod senders;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::ledger::Ledger;
 pub use commit::Flushed;
 use open::Open;
 pub use repair::Backfill;
+pub use senders::Duplicates;
 
 /// Why a flush did not happen; its transaction is rolled back or of unknown outcome.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,7 @@ pub struct Memory {
     sound: HashSet<LayoutId>,
     open: Open,
     batch: batch::BatchRuns,
+    senders: senders::Senders,
 }
 
 /// One shard's part.
@@ -137,9 +140,9 @@ impl Memory {
         self.shards.iter().flat_map(of_shard).collect()
     }
 
-    /// Takes note of what is wrong with a topic in a shard, for the next flush.
-    pub fn trouble(&mut self, topic: &str, shard: i32, text: &str) {
-        self.shard(shard).state.trouble.insert(topic.to_owned(), text.to_owned());
+    /// Takes note of what is wrong in a shard, with a topic or an agent, for the next flush.
+    pub fn trouble(&mut self, what: &str, shard: i32, text: &str) {
+        self.shard(shard).state.trouble.insert(what.to_owned(), text.to_owned());
         self.open.shards.entry(shard).or_default().trouble = true;
     }
 

@@ -17,6 +17,7 @@ pub struct Status {
     dead_letters: IntCounter,
     quarantined: IntCounter,
     feature_rows: IntCounter,
+    duplicate_agent: IntCounter,
     flushes: IntCounter,
     reloads: IntCounter,
     paused: IntGauge,
@@ -59,6 +60,10 @@ impl Status {
             ),
             quarantined: counter("quarantined_rows_total", "Rows that are not believed."),
             feature_rows: counter("feature_rows_total", "Rows written to the offline store."),
+            duplicate_agent: counter(
+                "duplicate_agent_records_total",
+                "Records whose sender had been replaced: two processes send as one agent.",
+            ),
             flushes: counter("flushes_total", "Transactions committed."),
             reloads: counter("reloads_total", "Times that the memory was loaded from the lake."),
             paused: gauge("paused", "1 while the lake cannot be written."),
@@ -77,6 +82,10 @@ impl Status {
         self.quarantined.inc_by(flushed.quarantined);
         self.feature_rows.inc_by(flushed.written.len() as u64);
         self.flushes.inc();
+        self.duplicate_agent.inc_by(flushed.duplicates.records);
+        for (agent, text) in &flushed.duplicates.texts {
+            self.trouble(&format!("agent {agent}"), text.clone());
+        }
     }
 
     /// Counts a load of the memory.

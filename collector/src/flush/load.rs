@@ -8,6 +8,7 @@ use millrace_protocol::{MachineName, StreamId};
 
 use super::batch::BatchRuns;
 use super::open::Open;
+use super::senders::Senders;
 use super::{Memory, Settings, Shard};
 use crate::lake::LakeError;
 use crate::lake::db::SqliteConnection;
@@ -37,6 +38,7 @@ impl Memory {
             sound: HashSet::new(),
             open: Open::default(),
             batch: BatchRuns::load(conn).await?,
+            senders: Senders::default(),
         };
         let mut ledgers: HashMap<i64, StreamLedger> =
             loaded.iter().map(|s| (s.stream_id, ledger(&s.state))).collect();

@@ -8,6 +8,7 @@ use millrace_protocol::{
 };
 
 mod batch;
+mod senders;
 
 use super::*;
 use crate::audit::{Audit, audit};

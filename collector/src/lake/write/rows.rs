@@ -150,6 +150,19 @@ pub struct ControlRow {
     pub detail: String,
 }
 
+/// A row of `audit_log`: something that whoever audits must know of; it accepts nothing.
+#[derive(Debug, Clone)]
+pub struct AuditRow {
+    /// Which stream it was seen in.
+    pub stream_id: i64,
+    /// `duplicate_agent`.
+    pub kind: &'static str,
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    pub at: i64,
+    /// What, as a sentence.
+    pub reason: String,
+}
+
 /// A sequence or count as SQLite keeps it; the ledger refuses what does not fit.
 pub(super) fn number(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
@@ -328,6 +341,21 @@ pub async fn controls(
             .bind(row.detail)
             .bind(flush_id);
         insert.execute(conn).await.map_err(LakeError::sql("add rows to control"))?;
+    }
+    Ok(())
+}
+
+/// Adds rows to `audit_log`, without sequences.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn audits(conn: &mut SqliteConnection, rows: Vec<AuditRow>) -> Result<(), LakeError> {
+    for row in rows {
+        let insert = Statement::new(
+            "INSERT INTO audit_log (at, kind, stream_id, sequences, reason) VALUES (?, ?, ?, '', ?)",
+        );
+        let insert = insert.bind(row.at).bind(row.kind).bind(row.stream_id).bind(row.reason);
+        insert.execute(conn).await.map_err(LakeError::sql("add rows to audit_log"))?;
     }
     Ok(())
 }

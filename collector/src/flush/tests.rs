@@ -8,6 +8,7 @@ use millrace_protocol::{
 };
 
 mod batch;
+mod kinds;
 mod senders;
 
 use super::*;

@@ -36,6 +36,11 @@ CREATE TABLE IF NOT EXISTS reading (
     flush_id INTEGER NOT NULL, append_ts INTEGER NOT NULL, quality INTEGER NOT NULL, flags INTEGER NOT NULL,
     layout_id INTEGER NOT NULL, vals TEXT, extra TEXT);
 CREATE UNIQUE INDEX IF NOT EXISTS reading_key ON reading (machine_id, ts, stream_id, seq);
+CREATE TABLE IF NOT EXISTS waveform (
+    ts INTEGER NOT NULL, machine_id INTEGER NOT NULL, stream_id INTEGER NOT NULL, seq INTEGER NOT NULL,
+    tag TEXT NOT NULL, rate_hz REAL, rate_bits INTEGER NOT NULL, format TEXT NOT NULL, samples BLOB NOT NULL,
+    flush_id INTEGER NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS waveform_key ON waveform (machine_id, ts, stream_id, seq, tag);
 CREATE TABLE IF NOT EXISTS dead_letter (
     dead_letter_id INTEGER PRIMARY KEY, received INTEGER NOT NULL, kind TEXT NOT NULL, topic TEXT NOT NULL,
     part INTEGER NOT NULL, kafka_offset INTEGER NOT NULL, stream_id INTEGER, first_seq INTEGER, rows INTEGER,
@@ -95,16 +100,39 @@ CREATE VIEW point AS
 SELECT machine, category, tag, ts,
     CASE WHEN v IS NOT NULL THEN v ELSE json_extract(json_extract(x, '$.n'), '$') END AS value,
     coalesce(json_extract(x, '$.t'), json_extract(x, '$.i'), json_extract(x, '$.x'), json_extract(x, '$.b'),
-        json_extract(x, '$.w')) AS text,
+        json_extract(x, '$.w'), CASE WHEN json_extract(x, '$.samples') IS NOT NULL THEN (SELECT lower(hex(w.samples))
+            FROM waveform AS w WHERE w.machine_id = p.machine_id AND w.ts = p.ts AND w.stream_id = p.stream_id
+            AND w.seq = p.seq AND w.tag = p.tag) END) AS text,
     coalesce(json_extract(x, '$.q'), 0) AS quality, flags, agent, epoch, seq, append_ts
 FROM (
     SELECT r.ts, m.name AS machine, s.category, json_extract(c.value, '$[0]') AS tag,
         json_extract(r.vals, '$[' || c.key || ']') AS v,
         (SELECT e.value FROM json_each(r.extra) AS e WHERE e.key = json_extract(c.value, '$[0]')) AS x,
-        r.flags, s.agent, s.epoch, r.seq, r.append_ts
+        r.flags, s.agent, s.epoch, r.seq, r.append_ts, r.machine_id, r.stream_id
     FROM reading AS r JOIN machine AS m USING (machine_id) JOIN stream AS s USING (stream_id)
-        JOIN layout AS l USING (layout_id), json_each(l.tags) AS c)
+        JOIN layout AS l USING (layout_id), json_each(l.tags) AS c) AS p
 WHERE v IS NOT NULL OR x IS NOT NULL;
+DROP VIEW IF EXISTS reading_json;
+CREATE VIEW reading_json AS
+SELECT r.ts, m.name AS machine, s.category,
+    (SELECT json_group_object(tag, json(CASE
+        WHEN q IS NOT NULL THEN 'null'
+        WHEN digits IS NOT NULL THEN CASE WHEN type <> 'bool' THEN digits WHEN digits = '1' THEN 'true' ELSE 'false' END
+        WHEN x ->> '$.i' IS NOT NULL THEN x ->> '$.i'
+        WHEN x ->> '$.x' IN ('7ff0000000000000', '7f800000') THEN '\"Infinity\"'
+        WHEN x ->> '$.x' IN ('fff0000000000000', 'ff800000') THEN '\"-Infinity\"'
+        WHEN x ->> '$.x' IS NOT NULL THEN '\"NaN\"'
+        WHEN x ->> '$.b' IS NOT NULL THEN x -> '$.b'
+        WHEN x ->> '$.t' IS NOT NULL THEN x -> '$.t'
+        ELSE x END))
+    FROM (SELECT tag, type, x, x ->> '$.q' AS q, coalesce(nullif(v, 'null'), x ->> '$.n') AS digits
+        FROM (SELECT c.value ->> '$[0]' AS tag, c.value ->> '$[1]' AS type, r.vals -> ('$[' || c.key || ']') AS v,
+            (SELECT e.value FROM json_each(r.extra) AS e WHERE e.key = c.value ->> '$[0]') AS x
+            FROM json_each(l.tags) AS c))
+    WHERE digits IS NOT NULL OR x IS NOT NULL) AS readings,
+    r.quality, r.flags, s.agent, s.epoch, r.seq, r.append_ts
+FROM reading AS r JOIN machine AS m USING (machine_id) JOIN stream AS s USING (stream_id)
+    JOIN layout AS l USING (layout_id);
 DROP VIEW IF EXISTS newest;
 CREATE VIEW newest AS
 SELECT machine, category, tag, max(ts) AS ts, value, text, quality,
@@ -158,6 +186,8 @@ async fn version(conn: &mut SqliteConnection) -> Result<i64, LakeError> {
 
 #[cfg(test)]
 mod tests {
+    use millrace_protocol::{Cell, Samples, Value};
+
     use super::*;
     use crate::lake::db::open_writer;
 
@@ -190,6 +220,14 @@ mod tests {
         assert_eq!(columns(&mut old).await, columns(&mut new).await);
         let shards = crate::lake::read::shards(&mut old).await.unwrap();
         assert_eq!(shards[&3].offsets["m.telemetry"], 6);
+        let streams = crate::lake::read::by_number(&crate::lake::read::streams(&mut old).await.unwrap());
+        let machine = millrace_protocol::MachineName::new("hall3/press-03").unwrap();
+        let mut layouts = crate::lake::read::Layouts::default();
+        let rows =
+            crate::lake::read::machine_rows(&mut old, &mut layouts, &streams, &machine, i64::MIN, i64::MAX);
+        let rows = rows.await.unwrap();
+        let Cell::Good(Value::Waveform(wave)) = &rows[1].cells[1] else { panic!("{rows:?}") };
+        assert_eq!((wave.rate_hz, &wave.samples), (10_000.0, &Samples::I16(vec![1, -1])));
         let point = old.fetch_one("SELECT value FROM point WHERE tag = 'temp' AND seq = 1").await.unwrap();
         assert_eq!(point.try_get::<f64, _>(0).unwrap(), 1.0);
     }

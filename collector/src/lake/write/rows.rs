@@ -3,8 +3,8 @@
 use millrace_protocol::{Birth, BirthTag, Item, Reporting};
 use serde_json::json;
 
-use crate::lake::LakeError;
 use crate::lake::db::{Row as _, SqliteConnection, Statement};
+use crate::lake::{LakeError, waveform};
 
 /// Rows written by one statement; a power of two, as few different statements are then prepared.
 const ROWS_PER_STATEMENT: usize = 128;
@@ -181,7 +181,7 @@ fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// Adds rows to `reading`. The unique index is the backstop: a row that is there already is an error.
+/// Adds rows to `reading`, and their waveforms. The unique index is the backstop: a row that is there already is an error.
 ///
 /// # Errors
 /// [`LakeError::Sql`]; roll the transaction back.
@@ -205,7 +205,7 @@ pub async fn readings(conn: &mut SqliteConnection, rows: Vec<Reading>) -> Result
         }
         insert.execute(conn).await.map_err(LakeError::sql("add rows to reading"))?;
     }
-    Ok(())
+    waveform::write(conn, &rows).await
 }
 
 /// Adds rows to `dead_letter`.

@@ -103,7 +103,7 @@ fn ingest(criterion: &mut Criterion) {
             (conn, memory)
         });
         // The closure runs more than once over the same lake: go on where it stands.
-        let mut next = memory.offsets().values().next().map_or(0, |&offset| offset as u64);
+        let mut next = memory.positions().values().next().map_or(0, |position| position.next as u64);
         bench.iter_custom(|rounds| {
             let mut spent = Duration::ZERO;
             for _ in 0..rounds {

@@ -137,6 +137,7 @@ async fn serve(store: &OnlineStore) {
         project: "bench".to_owned(),
         now_us: Box::new(|| 0),
         readiness: Box::new(|| Readiness::Ready),
+        troubles: Box::new(Vec::new),
         registry: Registry::new(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

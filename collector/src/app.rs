@@ -185,13 +185,14 @@ impl App {
         let address = config.serve_listen;
         let listener =
             TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, source })?;
-        let readiness = status.clone();
+        let (readiness, troubles) = (status.clone(), status.clone());
         let serving = Serving {
             newest: stores.newest(),
             services: services(&catalog, stores.views()),
             project: config.feast_project.clone(),
             now_us: Box::new(clock::now_us),
             readiness: Box::new(move || readiness.not_ready().map_or(Readiness::Ready, Readiness::NotReady)),
+            troubles: Box::new(move || troubles.troubles()),
             registry: status.registry.clone(),
         };
         let settings = Settings { catalog, stall_after: config.stall_after, limits: config.limits };

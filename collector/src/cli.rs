@@ -53,7 +53,7 @@ struct ConfigFile {
 enum Verb {
     /// Read Kafka, fill the lake and the feature stores, serve features.
     Run(ConfigFile),
-    /// Check configuration and feature files; every problem is named at once.
+    /// Check configuration and feature files, also against what machines report; every problem is named at once.
     Check(check::Arguments),
     /// Create or upgrade all tables; run does it too.
     Migrate(ConfigFile),
@@ -89,7 +89,7 @@ enum Verb {
 pub async fn main(cli: Cli) -> u8 {
     let done = match cli.verb {
         Verb::Run(file) => run::run(&file.config).await,
-        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Check(arguments) => check::run(&arguments).await,
         Verb::Migrate(file) => migrate::run(&file.config).await,
         Verb::Status(arguments) => status::run(&arguments).await,
         Verb::Audit(arguments) => audit::run(&arguments).await,

@@ -18,8 +18,6 @@ pub use problem::Problem;
 /// Everything `collector.toml` and `conf.d` say.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// `[collector] id`; `None`: a dynamic member.
-    pub id: Option<String>,
     /// `[collector] data_dir`.
     pub data_dir: PathBuf,
     /// `[collector] features_dir`: the feature files (preprocessing.md).
@@ -28,8 +26,6 @@ pub struct Config {
     pub stall_after: Duration,
     /// `[kafka]`.
     pub kafka: Kafka,
-    /// `[topics]`: for `topics apply`.
-    pub topics: Topics,
     /// `[lake] url`: the SQLite file.
     pub lake_file: PathBuf,
     /// `[flush]`.
@@ -51,21 +47,8 @@ pub struct Kafka {
     pub brokers: Vec<String>,
     /// First part of every topic's name.
     pub topic_prefix: String,
-    /// The consumer group whose offsets lag tools read.
-    pub group: String,
     /// librdkafka consumer options that Millrace does not own itself.
     pub options: BTreeMap<String, String>,
-}
-
-/// What `topics apply` makes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Topics {
-    /// Partitions of every topic, fixed at creation.
-    pub partitions: u32,
-    /// Replicas.
-    pub replication: u32,
-    /// How long Kafka keeps a record.
-    pub retention: Duration,
 }
 
 /// When an open batch is written (D12).

@@ -6,10 +6,12 @@
 //! batch; after a flush that failed or whose outcome is unknown the memory is thrown away and loaded again (`load`).
 
 mod absorb;
+mod batch;
 mod commit;
 mod load;
 mod open;
 mod repair;
+mod senders;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use millrace_protocol::{LayoutId, MachineName, StreamId};
 
 use crate::config::Limits;
 use crate::features::offline::OfflineError;
+use crate::intake::{LastRecord, Position};
 use crate::lake::LakeError;
 use crate::lake::write::{Ids, ShardState};
 use crate::ledger::Ledger;
@@ -27,6 +30,7 @@ use crate::ledger::Ledger;
 pub use commit::Flushed;
 use open::Open;
 pub use repair::{Backfill, stored};
+pub use senders::Duplicates;
 
 /// Why a flush did not happen; its transaction is rolled back or of unknown outcome.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +82,8 @@ pub struct Memory {
     /// Layouts that were looked at and name no tag twice.
     sound: HashSet<LayoutId>,
     open: Open,
+    batch: batch::BatchRuns,
+    senders: senders::Senders,
 }
 
 /// One shard's part.
@@ -121,17 +127,23 @@ impl Memory {
         !self.open.shards.is_empty()
     }
 
-    /// Gives the next offset of every topic and partition.
+    /// Gives where every topic and partition is read on.
     #[must_use]
-    pub fn offsets(&self) -> BTreeMap<(String, i32), i64> {
+    pub fn positions(&self) -> BTreeMap<(String, i32), Position> {
         let of_shard = |(&shard, s): (&i32, &Shard)| {
-            s.state
-                .offsets
-                .iter()
-                .map(move |(topic, &offset)| ((topic.clone(), shard), offset))
-                .collect::<Vec<_>>()
+            let positions = s.state.offsets.iter().map(move |(topic, &next)| {
+                let last = s.state.last.get(topic).map(|&(offset, crc)| LastRecord { offset, crc });
+                ((topic.clone(), shard), Position { next, last })
+            });
+            positions.collect::<Vec<_>>()
         };
         self.shards.iter().flat_map(of_shard).collect()
+    }
+
+    /// Takes note of what is wrong in a shard, with a topic or an agent, for the next flush.
+    pub fn trouble(&mut self, what: &str, shard: i32, text: &str) {
+        self.shard(shard).state.trouble.insert(what.to_owned(), text.to_owned());
+        self.open.shards.entry(shard).or_default().trouble = true;
     }
 
     /// Takes the time at which a topic's end was reached (F5).

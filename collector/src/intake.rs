@@ -5,6 +5,7 @@
 //! caller's (they stand in the lake); nothing is ever committed to Kafka. Dropping [`Intake`] ends the thread.
 
 mod ends;
+mod position;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -21,8 +22,11 @@ use tokio::sync::mpsc;
 
 use crate::config::Kafka;
 use ends::Ends;
+pub use position::{LastRecord, Position};
 use topics::Topics;
 
+/// librdkafka wants a name; nobody joins a group here and nothing is committed to one.
+const GROUP: &str = "millrace";
 /// Records between Kafka and the worker: at 256 KiB each 16 MiB, which a flush takes in one go.
 const CHANNEL: usize = 64;
 /// librdkafka's own queue. *Units*: KiB.
@@ -53,6 +57,12 @@ pub struct Incoming {
 }
 
 impl Incoming {
+    /// Gives the CRC-32C of the value: what a record is recognised by when a topic may have been made anew (D13).
+    #[must_use]
+    pub fn checksum(&self) -> u32 {
+        crc32c::crc32c(&self.value)
+    }
+
     /// Finds a header that is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -75,6 +85,15 @@ pub enum Event {
         /// *Units*: microseconds since 1970-01-01 UTC.
         at_us: i64,
     },
+    /// Something is wrong with a topic's partition, which is not read on if the text says so; a person must act.
+    Trouble {
+        /// Topic.
+        topic: Arc<str>,
+        /// Partition.
+        partition: i32,
+        /// What, and what to do.
+        text: String,
+    },
     /// Reading cannot go on; a person must act.
     Failed(IntakeError),
 }
@@ -88,12 +107,8 @@ pub enum IntakeError {
     /// The thread does not start.
     #[error("the intake's thread does not start")]
     Thread(#[source] std::io::Error),
-    /// Kafka no longer has, or does not have yet, the offset that the lake asks for (D13).
-    #[error(
-        "a topic under {prefix:?} does not have the offset that the lake continues at: it was made anew, or its records \
-         expired while the collector was away; what is lost shows in the audit, `offsets adopt` of a later release \
-         continues, until then remove the topic from table shard"
-    )]
+    /// Kafka does not have an offset that is asked for, and no partition shows which (D13).
+    #[error("Kafka does not have the offset that a topic under {prefix:?} is read at")]
     Offsets {
         /// `[kafka] topic_prefix`.
         prefix: String,
@@ -109,7 +124,8 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Begins to read at the given next offsets; what has none is read from its beginning.
+    /// Begins to read at the given positions; what has none is read from its beginning. Where a position knows the
+    /// record before it, that one is read again and compared first (D13).
     ///
     /// Kafka may be away: it is waited for.
     ///
@@ -117,7 +133,7 @@ impl Intake {
     /// [`IntakeError::Configuration`] and [`IntakeError::Thread`].
     pub fn start(
         kafka: &Kafka,
-        offsets: BTreeMap<(String, i32), i64>,
+        positions: BTreeMap<(String, i32), Position>,
         clock: fn() -> i64,
     ) -> Result<Self, IntakeError> {
         let consumer: BaseConsumer<Ends> =
@@ -126,12 +142,13 @@ impl Intake {
         let stop = Arc::new(AtomicBool::new(false));
         let reader = Reader {
             consumer,
-            topics: Topics::new(&kafka.topic_prefix, offsets),
+            topics: Topics::new(&kafka.topic_prefix, positions),
             names: BTreeMap::new(),
             sender,
             stop: Arc::clone(&stop),
             clock,
             away: false,
+            timed: false,
         };
         std::thread::Builder::new()
             .name("intake".to_owned())
@@ -149,8 +166,19 @@ impl Drop for Intake {
     }
 }
 
+/// Has librdkafka look at one consumer option, without connecting.
+#[must_use]
+pub fn takes_option(name: &str, value: &str) -> bool {
+    ClientConfig::new().set(name, value).create_native_config().is_ok()
+}
+
 fn client(kafka: &Kafka) -> ClientConfig {
     let mut client = ClientConfig::new();
+    client
+        .set("queued.max.messages.kbytes", QUEUE_KBYTES.to_string())
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.error.backoff.ms", "100")
+        .set("reconnect.backoff.max.ms", "2000");
     for (name, value) in &kafka.options {
         client.set(name, value);
     }
@@ -158,7 +186,7 @@ fn client(kafka: &Kafka) -> ClientConfig {
     let receive_max = (4 * MESSAGE_MAX_BYTES + 4096).to_string();
     client
         .set("bootstrap.servers", kafka.brokers.join(","))
-        .set("group.id", &kafka.group)
+        .set("group.id", GROUP)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
@@ -168,10 +196,6 @@ fn client(kafka: &Kafka) -> ClientConfig {
         .set("fetch.message.max.bytes", MESSAGE_MAX_BYTES.to_string())
         .set("fetch.max.bytes", fetch_max)
         .set("receive.message.max.bytes", receive_max)
-        .set("queued.max.messages.kbytes", QUEUE_KBYTES.to_string())
-        .set("fetch.wait.max.ms", "100")
-        .set("fetch.error.backoff.ms", "100")
-        .set("reconnect.backoff.max.ms", "2000")
         .set("statistics.interval.ms", STATISTICS_MS.to_string());
     client
 }
@@ -185,6 +209,8 @@ struct Reader {
     stop: Arc<AtomicBool>,
     clock: fn() -> i64,
     away: bool,
+    /// Whether a record's kind of timestamp was looked at.
+    timed: bool,
 }
 
 impl Reader {
@@ -195,30 +221,43 @@ impl Reader {
             }
             let event = match self.consumer.poll(POLL) {
                 None => None,
-                Some(Ok(message)) => Some(Event::Record(taken(&message, &mut self.names, (self.clock)()))),
+                Some(Ok(message)) => {
+                    self.away = false;
+                    if !std::mem::replace(&mut self.timed, true) {
+                        self.topics.timestamps(&self.consumer, &message);
+                    }
+                    let incoming = taken(&message, &mut self.names, (self.clock)());
+                    self.topics.is_next(&self.consumer, &incoming).then_some(Event::Record(incoming))
+                }
                 Some(Err(error)) => self.trouble(&error),
             };
-            if let Some(event) = event {
-                self.away &= !matches!(event, Event::Record(_));
+            let ends = self.consumer.context().take().into_iter();
+            let names = &mut self.names;
+            let ends = ends.map(|(topic, partition, at_us)| Event::End {
+                topic: name(names, &topic),
+                partition,
+                at_us,
+            });
+            let mut events: Vec<Event> = event.into_iter().chain(ends).collect();
+            for (topic, partition, text) in self.topics.troubles() {
+                events.push(Event::Trouble { topic: name(&mut self.names, &topic), partition, text });
+            }
+            for event in events {
                 let failed = matches!(event, Event::Failed(_));
                 if self.sender.blocking_send(event).is_err() || failed {
-                    return;
-                }
-            }
-            for (topic, partition, at_us) in self.consumer.context().take() {
-                let topic = name(&mut self.names, &topic);
-                if self.sender.blocking_send(Event::End { topic, partition, at_us }).is_err() {
                     return;
                 }
             }
         }
     }
 
-    /// Says once that Kafka is away; only what no waiting mends ends the intake.
+    /// Says once that Kafka is away; only what no waiting mends stops a partition, or the intake.
     fn trouble(&mut self, error: &KafkaError) -> Option<Event> {
         let code = error.rdkafka_error_code();
         if matches!(code, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)) {
-            return Some(Event::Failed(IntakeError::Offsets { prefix: self.topics.prefix().to_owned() }));
+            let prefix = self.topics.prefix().to_owned();
+            let known = self.topics.stop_what_is_out_of_range(&self.consumer);
+            return (!known).then_some(Event::Failed(IntakeError::Offsets { prefix }));
         }
         if !self.away {
             self.away = true;

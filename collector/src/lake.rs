@@ -1,12 +1,13 @@
 //! The lake in SQLite: every row, once, with its bits (D12, D16; docs/formats/lake.md).
 //!
 //! `db` names the SQL client, `ddl` makes the tables, `row` turns cells into the columns `vals` and `extra` and
-//! back, `write` puts rows and books into the caller's transaction, `read` gives them back to a worker that starts.
+//! back, `waveform` keeps what is too long for one, `write` puts rows and books into the caller's transaction, `read` gives them back to a worker that starts.
 
 pub mod db;
 pub mod ddl;
 pub mod read;
 pub mod row;
+pub mod waveform;
 pub mod write;
 
 use std::path::Path;

@@ -58,6 +58,8 @@ pub struct Serving {
     pub now_us: Box<dyn Fn() -> i64 + Send + Sync>,
     /// What `/readyz` says.
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// What `/healthz` says beside that the process lives: what a person must look at.
+    pub troubles: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     /// What `/metrics` shows; the server's own counters are added to it.
     pub registry: Registry,
 }
@@ -96,7 +98,7 @@ pub fn router(serving: Serving) -> Router {
     Router::new()
         .route("/get-online-features", post(get_online_features))
         .route("/health", get(|| async {}))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/", get(newest_page))
@@ -148,6 +150,12 @@ fn refuse(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     (status, json, problem.body()).into_response()
+}
+
+/// That it answers at all says that the collector lives: the code is always 200.
+async fn healthz(State(shared): State<Arc<Shared>>) -> String {
+    let troubles = (shared.serving.troubles)();
+    if troubles.is_empty() { "ok\n".to_owned() } else { troubles.join("\n") + "\n" }
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {

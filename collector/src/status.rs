@@ -1,5 +1,6 @@
 //! What the collector tells about itself: metrics, and whether it can do its work.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{IntCounter, IntGauge, Registry};
@@ -16,10 +17,13 @@ pub struct Status {
     dead_letters: IntCounter,
     quarantined: IntCounter,
     feature_rows: IntCounter,
+    duplicate_agent: IntCounter,
     flushes: IntCounter,
     reloads: IntCounter,
     paused: IntGauge,
+    troubles_found: IntGauge,
     not_ready: Arc<Mutex<Option<String>>>,
+    troubles: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Default for Status {
@@ -40,10 +44,13 @@ impl Status {
             let _unique = registry.register(Box::new(counter.clone()));
             counter
         };
-        #[expect(clippy::expect_used, reason = "the name is a constant of the right form")]
-        let paused = IntGauge::new("millrace_collector_paused", "1 while the lake cannot be written.")
-            .expect("a valid metric name");
-        let _unique = registry.register(Box::new(paused.clone()));
+        let gauge = |name: &str, help: &str| {
+            #[expect(clippy::expect_used, reason = "the names are constants of the right form")]
+            let gauge =
+                IntGauge::new(format!("millrace_collector_{name}"), help).expect("a valid metric name");
+            let _unique = registry.register(Box::new(gauge.clone()));
+            gauge
+        };
         Self {
             rows: counter("lake_rows_total", "Rows written to the lake."),
             points: counter("lake_points_total", "Points written to the lake."),
@@ -53,10 +60,16 @@ impl Status {
             ),
             quarantined: counter("quarantined_rows_total", "Rows that are not believed."),
             feature_rows: counter("feature_rows_total", "Rows written to the offline store."),
+            duplicate_agent: counter(
+                "duplicate_agent_records_total",
+                "Records whose sender had been replaced: two processes send as one agent.",
+            ),
             flushes: counter("flushes_total", "Transactions committed."),
             reloads: counter("reloads_total", "Times that the memory was loaded from the lake."),
-            paused,
+            paused: gauge("paused", "1 while the lake cannot be written."),
+            troubles_found: gauge("troubles", "What a person must look at; /healthz says what."),
             not_ready: Arc::new(Mutex::new(Some("starting".to_owned()))),
+            troubles: Arc::default(),
             registry,
         }
     }
@@ -69,6 +82,10 @@ impl Status {
         self.quarantined.inc_by(flushed.quarantined);
         self.feature_rows.inc_by(flushed.written.len() as u64);
         self.flushes.inc();
+        self.duplicate_agent.inc_by(flushed.duplicates.records);
+        for (agent, text) in &flushed.duplicates.texts {
+            self.trouble(&format!("agent {agent}"), text.clone());
+        }
     }
 
     /// Counts a load of the memory.
@@ -89,6 +106,25 @@ impl Status {
     pub fn ready(&self) -> bool {
         self.paused.set(0);
         self.not_ready.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+
+    /// Takes note of something that a person must look at, under a key of which only the newest text counts.
+    pub fn trouble(&self, key: &str, text: String) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.insert(key.to_owned(), text);
+        self.troubles_found.set(i64::try_from(troubles.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets what was found, as it is looked for anew.
+    pub fn forget_troubles(&self) {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.troubles_found.set(0);
+    }
+
+    /// Gives what a person must look at, one sentence each.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Gives why the collector is not ready, if it is not.

@@ -86,6 +86,7 @@ impl StreamDriver {
         let machine = self.machine(&stream.machine);
         machine.chain(stream).heard(stream.epoch, topic, append_us);
         machine.touched = true;
+        machine.unsaved |= machine.batched;
     }
 
     /// Takes what a stream's rows mean from a place on. A birth comes before the rows that it is about (D1);
@@ -223,5 +224,12 @@ impl StreamDriver {
     #[must_use]
     pub fn closed_until_us(&self, view: &View, machine: &MachineName) -> Option<i64> {
         self.machines.get(machine)?.closed_until_us(view)
+    }
+
+    /// Gives up to which event time (exclusive) the streams that carry a view's tags are complete (F5), for views
+    /// that are computed from the lake. *Units*: microseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn complete_until_us(&self, view: &View, machine: &MachineName) -> Option<i64> {
+        self.machines.get(machine)?.complete_until_us(view, self.stall_after_us, &self.clocks)
     }
 }

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::features::Stores;
 use crate::flush::{FlushError, Memory, Settings};
-use crate::intake::{Event, Incoming, Intake, IntakeError};
+use crate::intake::{Event, Intake, IntakeError};
 use crate::lake::LakeError;
 use crate::lake::db::{Executor as _, SqliteConnection};
 use crate::status::Status;
@@ -113,7 +113,8 @@ impl Worker {
         stop: &CancellationToken,
         pause: &mut Duration,
     ) -> Result<Ended, WorkerError> {
-        let mut intake = Intake::start(&self.config.kafka, memory.offsets(), clock::now_us)?;
+        let mut intake = Intake::start(&self.config.kafka, memory.positions(), clock::now_us)?;
+        self.status.forget_troubles();
         let (min, most) = (self.config.flush.min, self.config.flush.max_points);
         let mut last = Instant::now();
         let mut tick = tokio::time::interval(TICK);
@@ -138,7 +139,7 @@ impl Worker {
                 () = std::future::ready(()), if stopping => {}
             }
             for event in events.drain(..) {
-                take(&mut memory, event)?;
+                self.take(&mut memory, event)?;
             }
             if !(flush || due || full) {
                 continue;
@@ -168,9 +169,27 @@ impl Worker {
         }
     }
 
-    /// Does what is never in the way of live data: one repair, and the stores' own upkeep.
+    fn take(&self, memory: &mut Memory, event: Event) -> Result<(), WorkerError> {
+        match event {
+            Event::Record(incoming) => memory.absorb(&incoming),
+            Event::End { topic, partition, at_us } => memory.end_reached(&topic, partition, at_us),
+            Event::Trouble { topic, partition, text } => {
+                memory.trouble(&topic, partition, &text);
+                self.status.trouble(&format!("{topic} {partition}"), text);
+            }
+            Event::Failed(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Does what is never in the way of live data: one repair, one piece of a batch view, and the stores' own upkeep.
     async fn idle_work(&mut self, memory: &mut Memory, now_us: i64) -> Option<Ended> {
         match memory.repair(&mut self.conn, now_us).await {
+            Ok(None) => {}
+            Ok(Some(written)) => self.online(&written, &[]).await,
+            Err(error) => return Some(Ended::Reload(error)),
+        }
+        match memory.batch(&mut self.conn, now_us).await {
             Ok(None) => {}
             Ok(Some(written)) => self.online(&written, &[]).await,
             Err(error) => return Some(Ended::Reload(error)),
@@ -221,18 +240,6 @@ impl Worker {
             tracing::error!("paused until the lake can be written again; Kafka keeps the records: {why}");
         }
     }
-}
-
-fn take(memory: &mut Memory, event: Event) -> Result<(), WorkerError> {
-    match event {
-        Event::Record(incoming) => {
-            let incoming: Incoming = incoming;
-            memory.absorb(&incoming);
-        }
-        Event::End { topic, partition, at_us } => memory.end_reached(&topic, partition, at_us),
-        Event::Failed(error) => return Err(error.into()),
-    }
-    Ok(())
 }
 
 /// Waits, longer each time; `true` when stopped meanwhile.

@@ -1,10 +1,18 @@
 //! `check`: configuration and feature files, without a server and without starting anything.
+//!
+//! Where there is a lake, the feature files are also held against what its machines report (F1): tags, types, units.
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use clap::Args;
+use millrace_preprocess::Catalog;
+use millrace_protocol::{Birth, MachineName};
 
 use super::{ConfigFile, GOOD, WRONG_USAGE, table};
 use crate::app::{self, FeatureFilesError};
 use crate::config::ConfigError;
+use crate::lake::{self, LakeError, read};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -15,30 +23,102 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<u8> {
-    let mut problems: Vec<String> = Vec::new();
-    let (mut views, mut services) = (0, 0);
+/// What was looked at, and what is wrong with it.
+#[derive(Debug, Default)]
+struct Checked {
+    problems: Vec<String>,
+    views: usize,
+    services: usize,
+    /// How many machines the views were held against.
+    machines: usize,
+    /// Why they were not.
+    unknown: Option<String>,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
+    let mut checked = Checked::default();
     match super::configuration(&arguments.file.config) {
-        Err(ConfigError::Problems(found)) => problems.extend(found.iter().map(ToString::to_string)),
+        Err(ConfigError::Problems(found)) => checked.found(&found),
         Err(other) => return Err(other.into()),
         Ok(config) => match app::feature_files(&config.features_dir) {
-            Err(FeatureFilesError::Problems(found)) => problems.extend(found.iter().map(ToString::to_string)),
+            Err(FeatureFilesError::Problems(found)) => checked.found(&found),
             Err(other) => return Err(other.into()),
-            Ok(catalog) => (views, services) = (catalog.views().len(), catalog.services().len()),
+            Ok(catalog) => {
+                (checked.views, checked.services) = (catalog.views().len(), catalog.services().len());
+                checked.machines(&catalog, &config.lake_file).await;
+            }
         },
     }
-    let count = problems.len();
-    if arguments.json {
-        table::json(&serde_json::json!({ "problems": problems, "views": views, "services": services }))?;
-    } else {
-        problems.iter().for_each(|problem| table::line(problem));
-        match count {
-            0 => table::line(&format!("good: {views} feature views, {services} feature services")),
-            _ => table::line(&format!(
-                "{count} problem{}; nothing was started",
-                if count == 1 { "" } else { "s" }
-            )),
+    checked.print(arguments.json)
+}
+
+impl Checked {
+    fn found<P: ToString>(&mut self, problems: &[P]) {
+        self.problems.extend(problems.iter().map(ToString::to_string));
+    }
+
+    /// Holds the views against the births in the lake. A lake that cannot be read is no fault of the files.
+    async fn machines(&mut self, catalog: &Catalog, lake_file: &Path) {
+        if !lake_file.exists() {
+            self.unknown = Some(format!("there is no lake at {} yet", lake_file.display()));
+            return;
+        }
+        match newest_births(lake_file).await {
+            Ok(known) => {
+                self.machines = known.len();
+                let births = known.iter().map(|(name, births)| (name.clone(), births.iter().collect()));
+                self.found(&catalog.check(&births.collect()));
+            }
+            Err(error) => self.unknown = Some(app::chain(&error)),
         }
     }
-    Ok(if count == 0 { GOOD } else { WRONG_USAGE })
+
+    fn print(&self, json: bool) -> anyhow::Result<u8> {
+        let count = self.problems.len();
+        if json {
+            table::json(&serde_json::json!({
+                "problems": self.problems, "views": self.views, "services": self.services,
+                "machines": self.machines, "machines_unknown": self.unknown,
+            }))?;
+        } else {
+            self.problems.iter().for_each(|problem| table::line(problem));
+            if let Some(why) = &self.unknown {
+                table::line(&format!(
+                    "tags, types and units were not held against what machines report: {why}"
+                ));
+            }
+            let (views, services) = (self.views, self.services);
+            match count {
+                0 => table::line(&format!("good: {views} feature views, {services} feature services")),
+                1 => table::line("1 problem; nothing was started"),
+                _ => table::line(&format!("{count} problems; nothing was started")),
+            }
+        }
+        Ok(if count == 0 { GOOD } else { WRONG_USAGE })
+    }
+}
+
+/// Reads the newest birth of every chain (agent, machine, category), by machine, later ones last.
+async fn newest_births(lake_file: &Path) -> Result<BTreeMap<MachineName, Vec<Birth>>, LakeError> {
+    let mut conn = lake::open_reader(lake_file).await?;
+    let streams = read::streams(&mut conn).await?;
+    let streams = read::by_number(&streams);
+    let mut newest = BTreeMap::new();
+    for (stream_id, birth) in read::births(&mut conn).await? {
+        let Some(stream) = streams.get(&stream_id) else { continue };
+        let chain = (stream.machine.clone(), stream.agent.clone(), stream.category.clone());
+        let age = |birth: &Birth| (birth.started_us, birth.after);
+        let known: &mut Birth = newest.entry(chain).or_insert_with(|| birth.clone());
+        if age(&birth) >= age(known) {
+            *known = birth;
+        }
+    }
+    let mut machines: BTreeMap<MachineName, Vec<Birth>> = BTreeMap::new();
+    for ((machine, ..), birth) in newest {
+        machines.entry(machine).or_default().push(birth);
+    }
+    for births in machines.values_mut() {
+        births.sort_by_key(|birth| birth.started_us);
+    }
+    Ok(machines)
 }

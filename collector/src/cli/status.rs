@@ -37,7 +37,9 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             .collect();
         let shards: Vec<_> = shards
             .iter()
-            .map(|(shard, s)| json!({ "shard": shard, "fence": s.fence, "flushes": s.flushes, "offsets": s.offsets }))
+            .map(|(shard, s)| json!({
+                "shard": shard, "fence": s.fence, "flushes": s.flushes, "offsets": s.offsets, "trouble": s.trouble,
+            }))
             .collect();
         table::json(&json!({ "streams": streams, "shards": shards }))?;
         return Ok(GOOD);
@@ -76,5 +78,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         sheet.row(&[shard.to_string(), state.flushes.to_string(), offsets.join(", ")]);
     }
     sheet.print();
+    let troubles = shards.values().flat_map(|state| state.trouble.values());
+    troubles.for_each(|trouble| table::line(trouble));
     Ok(GOOD)
 }

@@ -11,16 +11,13 @@ use toml::de::DeTable;
 
 use super::problem::{Place, Problem, Source};
 use super::reader::{Problems, Section};
-use super::{Config, Flush, Kafka, Limits, Topics};
+use super::{Config, Flush, Kafka, Limits};
+use crate::intake;
 
 const DATA_DIR: &str = "/var/lib/millrace/collector";
 const FEATURES_DIR: &str = "/etc/millrace/features.d";
 const STALL_AFTER: Duration = Duration::from_secs(600);
 const TOPIC_PREFIX: &str = "millrace";
-const GROUP: &str = "millrace";
-const PARTITIONS: u64 = 12;
-const REPLICATION: u64 = 3;
-const RETENTION: Duration = Duration::from_secs(14 * 86_400);
 const FLUSH_MIN: Duration = Duration::from_millis(100);
 /// Points that make a flush due before `min` (D12).
 const FLUSH_MAX_POINTS: u64 = 5_000;
@@ -30,9 +27,11 @@ const LISTEN: &str = "127.0.0.1:6570";
 const EARLIEST_US: i64 = 946_684_800_000_000;
 const AHEAD: Duration = Duration::from_secs(86_400);
 
-/// librdkafka consumer options that the intake owns (D10).
-const OWNED_OPTIONS: [&str; 12] = [
+/// librdkafka consumer options that the intake owns (D10), each under every name that it has.
+const OWNED_OPTIONS: [&str; 17] = [
     "bootstrap.servers",
+    "metadata.broker.list",
+    "security.protocol",
     "group.id",
     "group.instance.id",
     "enable.auto.commit",
@@ -43,6 +42,9 @@ const OWNED_OPTIONS: [&str; 12] = [
     "isolation.level",
     "allow.auto.create.topics",
     "fetch.message.max.bytes",
+    "max.partition.fetch.bytes",
+    "fetch.max.bytes",
+    "receive.message.max.bytes",
     "check.crcs",
 ];
 
@@ -135,13 +137,13 @@ pub fn read(files: &[(String, String)]) -> Result<Config, ConfigError> {
 fn whole(top: &mut Section<'_>, problems: &mut Problems) -> Option<Config> {
     version(top, problems);
     let mut section = top.table(problems, "collector");
-    let id = section.text(problems, "id").map(|(_, id)| id);
+    section.later(problems, "id", "members of a consumer group come with several workers; leave the key out");
     let data_dir = path(&mut section, problems, "data_dir", DATA_DIR);
     let features_dir = path(&mut section, problems, "features_dir", FEATURES_DIR);
     let stall_after = section.duration(problems, "stall_after", STALL_AFTER);
     section.end(problems);
     let kafka = kafka(top, problems);
-    let topics = topics(top, problems);
+    top.later(problems, "topics", "`topics apply` comes with a later release; leave the table out");
     let lake_file = lake(top, problems);
     let mut section = top.table(problems, "flush");
     let min = section.duration(problems, "min", FLUSH_MIN);
@@ -160,12 +162,10 @@ fn whole(top: &mut Section<'_>, problems: &mut Problems) -> Option<Config> {
     section.end(problems);
     let serve_listen = serve(top, problems);
     Some(Config {
-        id,
         data_dir,
         features_dir,
         stall_after,
         kafka,
-        topics,
         lake_file: lake_file?,
         flush: Flush { min, max_points: usize::try_from(max_points).unwrap_or(usize::MAX) },
         limits,
@@ -212,7 +212,7 @@ fn kafka(top: &mut Section<'_>, problems: &mut Problems) -> Kafka {
             prefix
         }
     };
-    let group = section.text(problems, "group").map_or(GROUP.to_owned(), |(_, text)| text);
+    section.later(problems, "group", "a consumer group comes with several workers; leave the key out");
     section.later(problems, "tls", "TLS comes with the next release; leave the key out");
     section.later(problems, "sasl", "SASL comes with the next release; leave the key out");
     let mut options = BTreeMap::new();
@@ -224,24 +224,16 @@ fn kafka(top: &mut Section<'_>, problems: &mut Problems) -> Kafka {
                 &format!("options.{name}"),
                 "belongs to Millrace; leave it out",
             );
+        } else if !intake::takes_option(&name, &value) {
+            let message =
+                format!("librdkafka does not take {value:?}; see its CONFIGURATION.md for names and values");
+            section.wrong(problems, Some(at), &format!("options.{name}"), &message);
         } else {
             options.insert(name, value);
         }
     }
     section.end(problems);
-    Kafka { brokers, topic_prefix, group, options }
-}
-
-fn topics(top: &mut Section<'_>, problems: &mut Problems) -> Topics {
-    let mut section = top.table(problems, "topics");
-    let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-    let topics = Topics {
-        partitions: number(section.whole(problems, "partitions", PARTITIONS, 1..=10_000)),
-        replication: number(section.whole(problems, "replication", REPLICATION, 1..=100)),
-        retention: section.duration(problems, "retention", RETENTION),
-    };
-    section.end(problems);
-    topics
+    Kafka { brokers, topic_prefix, options }
 }
 
 fn lake(top: &mut Section<'_>, problems: &mut Problems) -> Option<PathBuf> {

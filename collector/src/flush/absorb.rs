@@ -32,6 +32,7 @@ impl Memory {
         *clock = (*clock).max(incoming.append_us);
         let open = self.open.shards.entry(shard_number).or_default();
         open.offsets.insert(incoming.topic.to_string(), incoming.offset + 1);
+        open.last.insert(incoming.topic.to_string(), (incoming.offset, incoming.checksum()));
         match Record::decode(&incoming.value) {
             Ok(record) => self.record(incoming, record),
             Err(error) => self.undecodable(incoming, &error),
@@ -49,6 +50,7 @@ impl Memory {
 
     fn record(&mut self, incoming: &Incoming, record: Record) {
         let stream = self.intern(&record.header.stream);
+        self.sent_by(incoming, &stream, record.header.sender);
         let append_us = incoming.append_us;
         let ledger = self.ledger.stream(&stream);
         ledger.numbered = ledger.numbered.max(record.header.numbered.min(SEQ_MAX));
@@ -91,7 +93,7 @@ impl Memory {
         }
     }
 
-    fn touch(&mut self, shard: i32, stream: &Arc<StreamId>) -> &mut OpenShard {
+    pub(super) fn touch(&mut self, shard: i32, stream: &Arc<StreamId>) -> &mut OpenShard {
         let open = self.open.shards.entry(shard).or_default();
         if !open.touched.contains(stream) {
             open.touched.insert(Arc::clone(stream));

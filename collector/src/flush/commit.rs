@@ -7,6 +7,7 @@ use millrace_preprocess::{Control, FeatureRow};
 use millrace_protocol::StreamId;
 
 use super::open::{Open, OpenShard};
+use super::senders::Duplicates;
 use super::{FlushError, Memory};
 use crate::features::offline::{self, WrittenRow};
 use crate::lake::LakeError;
@@ -30,6 +31,8 @@ pub struct Flushed {
     pub dead_letters: u64,
     /// Rows in quarantine.
     pub quarantined: u64,
+    /// Agents that send from two processes.
+    pub duplicates: Duplicates,
     /// Rows of features, to be pushed online.
     pub written: Vec<WrittenRow>,
     /// Rows of open cells of `latest` views, to be pushed online (F8).
@@ -66,6 +69,7 @@ impl Memory {
             self.write_shard(conn, due, now_us, &mut flushed).await?;
         }
         conn.execute("COMMIT").await.map_err(LakeError::sql("commit"))?;
+        flushed.duplicates = self.senders.take();
         for shard in self.shards.values_mut() {
             if shard.state.flushes > 0 {
                 shard.state.fence = shard.state.fence.max(1);
@@ -99,13 +103,14 @@ impl Memory {
                     shard.saved.insert(machine);
                 }
             }
-            let idle = open.offsets.is_empty() && open.touched.is_empty();
+            let idle = open.offsets.is_empty() && open.touched.is_empty() && !open.trouble;
             if idle && closed.is_empty() && late.is_empty() && controls.is_empty() && saved.is_empty() {
                 continue;
             }
             for (topic, offset) in std::mem::take(&mut open.offsets) {
                 shard.state.offsets.insert(topic, offset);
             }
+            shard.state.last.append(&mut open.last);
             let late = late
                 .into_iter()
                 .map(|asked| {
@@ -251,6 +256,12 @@ impl Books<'_> {
             controls.push(ControlRow { stream_id, kind: "give_up", at, detail: "{}".to_owned() });
         }
         write::controls(self.conn, controls, self.shard, self.flush_id).await?;
+        let mut audits = Vec::with_capacity(open.audits.len());
+        for (stream, mut row) in open.audits {
+            row.stream_id = self.stream(&stream).await?;
+            audits.push(row);
+        }
+        write::audits(self.conn, audits).await?;
         let known: BTreeMap<&StreamId, &StreamLedger> =
             ledger.iter().filter(|(stream, _)| open.touched.contains(*stream)).collect();
         let mut states = Vec::with_capacity(known.len());

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use millrace_preprocess::{Control, Mode};
 use millrace_protocol::{MachineName, StreamId};
 
+use super::batch::BatchRuns;
 use super::open::Open;
+use super::senders::Senders;
 use super::{FlushError, Memory, Settings, Shard};
 use crate::features::offline;
 use crate::lake::LakeError;
@@ -36,6 +38,8 @@ impl Memory {
             streams: HashMap::new(),
             sound: HashSet::new(),
             open: Open::default(),
+            batch: BatchRuns::load(conn).await?,
+            senders: Senders::default(),
         };
         let mut ledgers: HashMap<i64, StreamLedger> =
             loaded.iter().map(|s| (s.stream_id, ledger(&s.state))).collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use millrace_protocol::{Birth, Layout, StreamId};
 
 use crate::lake::row::Columns;
-use crate::lake::write::{ControlRow, DeadLetter, GapRow, LossRow, QuarantineRow};
+use crate::lake::write::{AuditRow, ControlRow, DeadLetter, GapRow, LossRow, QuarantineRow};
 
 /// The open batch. Rows of the lake still lack the numbers of their stream, machine and layout, which only the
 /// transaction can give.
@@ -20,6 +20,10 @@ pub(super) struct Open {
 #[derive(Debug, Default)]
 pub(super) struct OpenShard {
     pub(super) offsets: BTreeMap<String, i64>,
+    /// The last record of each topic: offset and checksum.
+    pub(super) last: BTreeMap<String, (i64, u32)>,
+    /// Something is wrong that was not before.
+    pub(super) trouble: bool,
     pub(super) touched: BTreeSet<Arc<StreamId>>,
     pub(super) chunks: Vec<NewRows>,
     pub(super) checksums: Vec<(Arc<StreamId>, u64, u32, u32)>,
@@ -29,6 +33,7 @@ pub(super) struct OpenShard {
     pub(super) gaps: Vec<(Arc<StreamId>, GapRow)>,
     pub(super) births: Vec<(Arc<StreamId>, i64, Birth)>,
     pub(super) controls: Vec<(Arc<StreamId>, ControlRow)>,
+    pub(super) audits: Vec<(Arc<StreamId>, AuditRow)>,
     pub(super) rows: u64,
     pub(super) points: u64,
 }

@@ -7,6 +7,10 @@ use millrace_protocol::{
     MachineName, Progress, RawRow, RawRows, RecordBuilder, Row, RowFlags, SeqRange, Value, ValueType,
 };
 
+mod batch;
+mod kinds;
+mod senders;
+
 use super::*;
 use crate::audit::{Audit, audit};
 use crate::intake::Incoming;
@@ -96,7 +100,7 @@ async fn flush(conn: &mut SqliteConnection, memory: &mut Memory) -> Result<Flush
 
 /// Takes what the log has from the memory's own offset on, as the intake does.
 fn read_on(memory: &mut Memory, log: &[Incoming]) {
-    let next = memory.offsets().get(&("m.telemetry".to_owned(), 3)).copied().unwrap_or(0);
+    let next = memory.positions().get(&("m.telemetry".to_owned(), 3)).map_or(0, |position| position.next);
     for incoming in log.iter().filter(|incoming| incoming.offset >= next) {
         memory.absorb(incoming);
     }
@@ -316,7 +320,7 @@ async fn a_full_disk_is_worth_waiting_for_and_nothing_is_lost() {
     drop(conn.execute("ROLLBACK").await);
     conn.execute("PRAGMA max_page_count = 1000000").await.unwrap();
     let mut memory = Memory::load(&mut conn, settings()).await.unwrap();
-    assert!(memory.offsets().is_empty());
+    assert!(memory.positions().is_empty());
     memory.absorb(&big);
     flush(&mut conn, &mut memory).await.unwrap();
     assert_eq!(audited(&mut conn).await.streams[0].in_lake, 5_000);

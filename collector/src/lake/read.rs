@@ -3,8 +3,8 @@
 mod rows;
 mod state;
 
-pub use rows::{Layouts, machine_rows, time_range};
+pub use rows::{Layouts, first_since, machine_rows, rows_seen, time_range};
 pub use state::{
-    LoadedStream, births, by_number, controls, operator_states, parse_set, recent_chunks, repairs, shards,
-    streams, take_shards,
+    LoadedStream, batch_runs, births, by_number, controls, operator_states, parse_set, recent_chunks,
+    repairs, shards, streams, take_shards,
 };

@@ -2,13 +2,16 @@
 //!
 //! `vals` is a JSON array with a number for each place of the layout, in the shortest digits that give
 //! the bits back, `null` where there is none. `extra` is a JSON object by tag for what a number cannot
-//! say. Invariant: [`decode`] gives back exactly the cells that [`encode`] was given, bit for bit.
+//! say; waveforms stand in a table of their own and are only mentioned. Invariant: [`decode`] gives back exactly the
+//! cells that [`encode`] was given, bit for bit.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use millrace_protocol::{Cell, Layout, Quality, Samples, Value, ValueType, Waveform};
+use millrace_protocol::{Cell, Layout, Quality, Value, ValueType, Waveform};
 use serde_json::{Map, Value as Json, json};
+
+use super::waveform;
 
 /// Integers beyond this are not exact as doubles, which is how most SQL clients read JSON numbers.
 const EXACT_INTEGER: i64 = 1 << 53;
@@ -22,6 +25,8 @@ pub struct Columns {
     pub extra: Option<String>,
     /// The greatest quality code of the row; 0 if every point is good.
     pub quality: i64,
+    /// Waveforms with their tags, for their own table.
+    pub waveforms: Vec<(Arc<str>, Arc<Waveform>)>,
 }
 
 /// Writes a row's cells.
@@ -32,11 +37,15 @@ pub fn encode(layout: &Layout, cells: &[Cell]) -> Columns {
     let mut vals = String::with_capacity(if sparse { 0 } else { cells.len() * 8 + 2 });
     let mut extra = Map::new();
     let mut quality = 0;
+    let mut waveforms = Vec::new();
     let mut separator = '[';
     for (cell, column) in cells.iter().zip(layout.columns()) {
         if !sparse {
             vals.push(separator);
             separator = ',';
+        }
+        if let Cell::Good(Value::Waveform(wave)) = cell {
+            waveforms.push((Arc::clone(&column.tag), Arc::clone(wave)));
         }
         let written = match cell {
             Cell::Absent => false,
@@ -71,6 +80,7 @@ pub fn encode(layout: &Layout, cells: &[Cell]) -> Columns {
         vals: (!sparse).then_some(vals),
         extra: (!extra.is_empty()).then(|| Json::Object(extra).to_string()),
         quality,
+        waveforms,
     }
 }
 
@@ -112,25 +122,19 @@ fn other(value: &Value) -> Json {
         Value::F32(v) => json!({ "x": format!("{:08x}", v.to_bits()) }),
         Value::F64(v) => json!({ "x": format!("{:016x}", v.to_bits()) }),
         Value::Bytes(bytes) => json!({ "b": hex(bytes) }),
-        Value::Waveform(wave) => {
-            let (format, samples) = sample_bytes(&wave.samples);
-            json!({ "rate": format!("{:016x}", wave.rate_hz.to_bits()), "format": format, "w": hex(&samples) })
-        }
+        Value::Waveform(wave) => waveform::mention(wave),
         Value::Bool(v) => json!({ "n": u8::from(*v).to_string() }),
     }
 }
 
-fn sample_bytes(samples: &Samples) -> (&'static str, Vec<u8>) {
-    match samples {
-        Samples::I16(s) => ("i16", s.iter().flat_map(|v| v.to_le_bytes()).collect()),
-        Samples::F32(s) => ("f32", s.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect()),
-        Samples::F64(s) => ("f64", s.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect()),
-    }
-}
-
-/// Reads a row's cells back; `None` if the columns are not what [`encode`] writes.
+/// Reads a row's cells back, with its waveforms; `None` if the columns are not what [`encode`] writes.
 #[must_use]
-pub fn decode(layout: &Layout, vals: Option<&str>, extra: Option<&str>) -> Option<Vec<Cell>> {
+pub fn decode(
+    layout: &Layout,
+    vals: Option<&str>,
+    extra: Option<&str>,
+    waveforms: &[(String, Waveform)],
+) -> Option<Vec<Cell>> {
     let mut cells = match vals {
         None => vec![Cell::Absent; layout.columns().len()],
         Some(vals) => decode_vals(layout, vals)?,
@@ -139,7 +143,8 @@ pub fn decode(layout: &Layout, vals: Option<&str>, extra: Option<&str>) -> Optio
         let Json::Object(extra) = serde_json::from_str::<Json>(extra).ok()? else { return None };
         for (tag, what) in &extra {
             let at = layout.columns().iter().position(|column| &*column.tag == tag.as_str())?;
-            *cells.get_mut(at)? = decode_extra(layout.columns().get(at)?.value_type, what)?;
+            let value_type = layout.columns().get(at)?.value_type;
+            *cells.get_mut(at)? = decode_extra(tag, value_type, what, waveforms)?;
         }
     }
     Some(cells)
@@ -180,7 +185,12 @@ fn number(value_type: ValueType, digits: &str) -> Option<Value> {
     }
 }
 
-fn decode_extra(value_type: ValueType, what: &Json) -> Option<Cell> {
+fn decode_extra(
+    tag: &str,
+    value_type: ValueType,
+    what: &Json,
+    waveforms: &[(String, Waveform)],
+) -> Option<Cell> {
     let text = |key: &str| what.get(key).and_then(Json::as_str);
     if let Some(code) = what.get("q").and_then(Json::as_u64) {
         return Some(Cell::Bad(Quality::from_code(u8::try_from(code).ok()?)?));
@@ -188,7 +198,7 @@ fn decode_extra(value_type: ValueType, what: &Json) -> Option<Cell> {
     let value = match value_type {
         ValueType::Text => Value::Text(text("t")?.into()),
         ValueType::Bytes => Value::Bytes(unhex(text("b")?)?.into()),
-        ValueType::Waveform => Value::Waveform(Arc::new(waveform(what)?)),
+        ValueType::Waveform => Value::Waveform(waveform::mentioned(tag, what, waveforms)?),
         ValueType::I64 if text("i").is_some() => Value::I64(text("i")?.parse().ok()?),
         ValueType::U64 if text("i").is_some() => Value::U64(text("i")?.parse().ok()?),
         ValueType::F32 if text("x").is_some() => {
@@ -200,23 +210,6 @@ fn decode_extra(value_type: ValueType, what: &Json) -> Option<Cell> {
         _ => number(value_type, text("n")?)?,
     };
     Some(Cell::Good(value))
-}
-
-fn waveform(what: &Json) -> Option<Waveform> {
-    let text = |key: &str| what.get(key).and_then(Json::as_str);
-    let rate_hz = f64::from_bits(u64::from_str_radix(text("rate")?, 16).ok()?);
-    let bytes = unhex(text("w")?)?;
-    let samples = match text("format")? {
-        "i16" => Samples::I16(bytes.as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b)).collect()),
-        "f32" => Samples::F32(
-            bytes.as_chunks::<4>().0.iter().map(|b| f32::from_bits(u32::from_le_bytes(*b))).collect(),
-        ),
-        "f64" => Samples::F64(
-            bytes.as_chunks::<8>().0.iter().map(|b| f64::from_bits(u64::from_le_bytes(*b))).collect(),
-        ),
-        _ => return None,
-    };
-    Some(Waveform { rate_hz, samples })
 }
 
 /// Writes bytes as hexadecimal digits.
@@ -239,7 +232,7 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use millrace_protocol::LayoutColumn;
+    use millrace_protocol::{LayoutColumn, Samples};
     use proptest::prelude::*;
 
     use super::*;
@@ -299,7 +292,9 @@ mod tests {
             if let Some(vals) = &columns.vals {
                 prop_assert!(serde_json::from_str::<Json>(vals).is_ok(), "{}", vals);
             }
-            let back = decode(&layout, columns.vals.as_deref(), columns.extra.as_deref()).unwrap();
+            let waves: Vec<_> =
+                columns.waveforms.iter().map(|(tag, wave)| (tag.to_string(), (**wave).clone())).collect();
+            let back = decode(&layout, columns.vals.as_deref(), columns.extra.as_deref(), &waves).unwrap();
             prop_assert_eq!(back.len(), cells.len());
             for (got, wanted) in back.iter().zip(&cells) {
                 prop_assert!(got.same_bits(wanted), "{:?} is not {:?}: {:?}", got, wanted, columns);
@@ -314,7 +309,12 @@ mod tests {
         let columns = encode(&layout, &[Cell::Absent, Cell::Good(Value::F64(-0.0)), Cell::Absent]);
         assert_eq!(
             columns,
-            Columns { vals: None, extra: Some(r#"{"b":{"n":"-0.0"}}"#.to_owned()), quality: 0 }
+            Columns {
+                vals: None,
+                extra: Some(r#"{"b":{"n":"-0.0"}}"#.to_owned()),
+                quality: 0,
+                waveforms: vec![]
+            }
         );
         let columns =
             encode(&layout, &[Cell::Good(Value::F64(1.5)), Cell::Bad(Quality::TIMEOUT), Cell::Absent]);

@@ -7,9 +7,9 @@ mod rows;
 mod state;
 
 pub use ids::Ids;
-pub use rows::{BirthRow, ControlRow, DeadLetter, GapRow, LossRow, QuarantineRow, Reading};
-pub use rows::{births, controls, dead_letters, gaps, losses, quarantine, readings};
+pub use rows::{AuditRow, BirthRow, ControlRow, DeadLetter, GapRow, LossRow, QuarantineRow, Reading};
+pub use rows::{audits, births, controls, dead_letters, gaps, losses, quarantine, readings};
 pub use state::{
-    ShardState, StreamState, flush_row, next_flush, operator_states, repaired, repairs, set_text, shard,
-    streams,
+    BatchRun, ShardState, StreamState, batch_run, flush_row, next_flush, operator_states, repaired, repairs,
+    set_text, shard, streams,
 };

@@ -185,6 +185,7 @@ async fn feasts_own_sdk_reads_what_was_written() {
         project: "plant".to_owned(),
         now_us: Box::new(|| i64::MAX),
         readiness: Box::new(|| Readiness::Ready),
+        troubles: Box::new(Vec::new),
         registry: Registry::new(),
     };
     let shared = Arc::new(Shared::new(serving));

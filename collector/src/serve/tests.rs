@@ -66,6 +66,7 @@ async fn start() -> Server {
         project: "plant".to_owned(),
         now_us: Box::new(|| NOW_US),
         readiness: Box::new(|| Readiness::NotReady("lake: waiting for its lock".to_owned())),
+        troubles: Box::new(|| vec!["topic m.telemetry, partition 1 is not read on".to_owned()]),
         registry: Registry::new(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -204,7 +205,10 @@ async fn health_metrics_and_the_page_are_there() {
         .ask("/get-online-features", json!({"features": ["press:temp"], "entities": {"machine": ["h/a"]}}))
         .await;
     assert_eq!(server.call("/health", None).await, (200, String::new()));
-    assert_eq!(server.call("/healthz", None).await, (200, "ok\n".to_owned()));
+    assert_eq!(
+        server.call("/healthz", None).await,
+        (200, "topic m.telemetry, partition 1 is not read on\n".to_owned())
+    );
     assert_eq!(server.call("/readyz", None).await, (503, "lake: waiting for its lock\n".to_owned()));
     let (status, metrics) = server.call("/metrics", None).await;
     assert_eq!(status, 200);

@@ -48,13 +48,22 @@ pub(crate) struct Plant {
 
 impl Plant {
     pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("features.d")).unwrap();
+        Self::with(folder)
+    }
+
+    fn with(folder: tempfile::TempDir) -> Self {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("m.telemetry", 3, 1).unwrap();
         let brokers = cluster.bootstrap_servers();
         let producer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("features.d")).unwrap();
         Self { folder, _cluster: cluster, producer, brokers }
+    }
+
+    /// The same lake, and a broker whose topics are new and empty.
+    pub(crate) fn with_new_topics(self) -> Self {
+        Self::with(self.folder)
     }
 
     pub(crate) fn lake(&self) -> PathBuf {

@@ -95,6 +95,77 @@ async fn a_window_closes_and_its_features_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_view_is_computed_by_the_running_collector_and_served() {
+    let plant = Plant::start();
+    let batch = "kind = \"press\"\nmode = \"batch\"\nrun_every = \"1 s\"\nwindow";
+    plant.features(&PRESS.replace("kind = \"press\"\nwindow", batch));
+    let collector = Running::start(&plant).await;
+    let t0 = minute_ago();
+    let values: Vec<f64> = (0..30).map(f64::from).collect();
+    let (item, layout) = rows(1, t0, &values);
+    plant.send(2, &[birth(t0), item, progress(30, t0 + 30_000_000)], Some(&layout), 30).await;
+    until(&plant.lake(), "SELECT count(*) FROM features_press_10s", 3).await;
+    let body = r#"{"feature_service": "model", "entities": {"machine": ["hall3/press-03"]}}"#;
+    let answer =
+        http_until(collector.address, "/get-online-features", Some(body.to_owned()), "PRESENT").await;
+    assert!(answer.contains("24.5"), "{answer}");
+    collector.stop().await;
+    let (code, text) = plant.verb(&["parity"]).await;
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_anew_is_noticed_and_its_partition_is_not_read_on() {
+    const AGAIN: &str = "UPDATE shard SET offsets = json_remove(offsets, '$.\"m.telemetry\"'), \
+                         last = json_remove(last, '$.\"m.telemetry\"') WHERE shard = 1";
+    let plant = Plant::start();
+    let collector = Running::start(&plant).await;
+    let t0 = minute_ago();
+    let chunk = |seq: u64| rows(seq, t0 + seq as i64 * 1_000_000, &[seq as f64]);
+    let send = async |plant: &Plant, partition, seq| {
+        let (item, layout) = chunk(seq);
+        plant.send(partition, &[item], Some(&layout), seq).await;
+    };
+    for (partition, seq) in [(0, 1), (1, 2), (1, 3), (2, 4)] {
+        send(&plant, partition, seq).await;
+    }
+    until(&plant.lake(), COUNT, 4).await;
+    collector.stop().await;
+
+    // Partition 0 goes on, partition 1 has other records and more of them, partition 2 has none.
+    let plant = plant.with_new_topics();
+    for (partition, seq) in [(0, 1), (0, 5), (1, 6), (1, 7), (1, 8)] {
+        send(&plant, partition, seq).await;
+    }
+    let collector = Running::start(&plant).await;
+    let text = http_until(collector.address, "/healthz", None, "partition 1").await;
+    assert!(
+        text.contains("topic m.telemetry, partition 1 is not read on: the record at offset 1 is not"),
+        "{text}"
+    );
+    let text = http_until(collector.address, "/healthz", None, "partition 2").await;
+    assert!(text.contains("partition 2 is not read on: Kafka has records up to offset 0, and"), "{text}");
+    assert!(text.contains(AGAIN), "{text}");
+    until(&plant.lake(), "SELECT count(*) FROM reading WHERE seq = 5", 1).await;
+    until(&plant.lake(), "SELECT count(*) FROM shard WHERE trouble <> '{}'", 2).await;
+    let (code, text) = plant.verb(&["status"]).await;
+    assert!(
+        code == Some(0) && text.contains("partition 1 is not read on") && !text.contains("partition 0"),
+        "{text}"
+    );
+    collector.stop().await;
+    assert_eq!(number(&plant.lake(), COUNT).await, Some(5));
+
+    let mut conn = lake::open(&plant.lake()).await.unwrap();
+    conn.execute(AGAIN).await.unwrap();
+    let collector = Running::start(&plant).await;
+    until(&plant.lake(), COUNT, 8).await;
+    let text = http_until(collector.address, "/healthz", None, "partition 2").await;
+    assert!(!text.contains("partition 1"), "{text}");
+    collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_collector_on_the_same_directory_is_refused() {
     let plant = Plant::start();
     let collector = Running::start(&plant).await;

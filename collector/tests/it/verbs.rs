@@ -2,6 +2,7 @@
 
 use millrace_collector::clock;
 use millrace_collector::lake::{self, db::Executor as _};
+use millrace_protocol::{Item, Reporting};
 
 use crate::plant::{PRESS, Plant, Running, birth, progress, rows, until};
 
@@ -48,6 +49,40 @@ async fn verbs_tell_what_the_lake_holds() {
     let out = plant.folder.path().join("repo");
     let (code, text) = plant.verb(&["feast", "export", "--out", out.to_str().unwrap()]).await;
     assert!(code == Some(0) && out.join("definitions.py").exists(), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_holds_features_against_what_machines_report_once_there_is_a_lake() {
+    let plant = Plant::start();
+    let wrong = PRESS
+        .replace("mean(temp)", "std(temp)")
+        .replace("max(temp)", "max(temp + power)")
+        .replace("[[feature_view]]", "[kind.tags]\npower = { unit = \"kW\" }\n[[feature_view]]");
+    plant.features(&wrong);
+    let (code, text) = plant.verb(&["check"]).await;
+    assert!(code == Some(0) && text.contains("there is no lake at"), "{code:?} {text}");
+    // The lake is filled under other features, from a tag reported by exception.
+    plant.features(PRESS);
+    let collector = Running::start(&plant).await;
+    let Item::Birth(mut born) = birth(1_700_000_000_000_000) else { panic!() };
+    born.tags[0].reporting = Reporting::ByException { max_interval_us: 60_000_000 };
+    plant.send(2, &[Item::Birth(born)], None, 0).await;
+    until(&plant.lake(), "SELECT count(*) FROM birth", 1).await;
+    collector.stop().await;
+    plant.features(&wrong);
+    let (code, text) = plant.verb(&["check"]).await;
+    assert_eq!(code, Some(64), "{text}");
+    for part in [
+        "press.toml:15:13: std() weighs samples, and hall3/press-03 reports \"temp\" only when it changes",
+        "   15 | temp_mean = \"std(temp)\"\n      |             ^^^^^^^^^^^",
+        "press.toml:16:12: hall3/press-03 reports no tag \"power\"",
+        "press.toml:16:17: + needs one unit on both sides, and these are degC and kW",
+        "3 problems; nothing was started",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let (code, text) = plant.verb(&["check", "--json"]).await;
+    assert!(code == Some(64) && text.contains("\"machines\": 1"), "{code:?} {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

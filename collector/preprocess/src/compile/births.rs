@@ -27,41 +27,94 @@ pub(crate) struct Recheck {
 }
 
 impl Catalog {
-    /// Checks the views of a machine against the births of its streams, the newest of each: tags that
-    /// nobody reports, types and units that do not fit, and functions that weigh samples over tags that
-    /// are reported by exception (F3).
+    /// Checks the views against the births of the machines that are known, the newest of each stream, later
+    /// ones last: tags that no machine of the kind reports, types and units that do not fit, and functions
+    /// that weigh samples over tags that are reported by exception (F3).
+    ///
+    /// A tag that only some machines of a kind have is no problem: sensors come one at a time, and what a
+    /// machine lacks is NULL.
     #[must_use]
-    pub fn check(&self, machine: &MachineName, births: &[&Birth]) -> Vec<Problem> {
-        let tags = births.iter().flat_map(|birth| &birth.tags);
-        let tags: BTreeMap<&str, &BirthTag> = tags.map(|tag| (&*tag.name, tag)).collect();
-        let mut problems = Vec::new();
+    pub fn check(&self, machines: &BTreeMap<MachineName, Vec<&Birth>>) -> Vec<Problem> {
+        let machines: Vec<Reported<'_>> = machines.iter().map(Reported::new).collect();
+        let mut findings = Findings::default();
         for (view, recheck) in self.views.iter().zip(&self.rechecks) {
-            if view.kind.holds(machine) {
-                recheck.tags(view, machine, &tags, &mut problems);
-                recheck.units(view, machine, &tags, &mut problems);
+            let of_kind: Vec<_> = machines.iter().filter(|known| view.kind.holds(known.machine)).collect();
+            recheck.missing(view, &of_kind, &mut findings);
+            for known in of_kind {
+                recheck.types(view, known, &mut findings);
+                recheck.samples(view, known, &mut findings);
+                recheck.units(view, known, &mut findings);
             }
         }
-        problems.dedup();
-        problems
+        findings.into_problems()
+    }
+}
+
+/// The tags that a machine reports.
+struct Reported<'a> {
+    machine: &'a MachineName,
+    tags: BTreeMap<&'a str, &'a BirthTag>,
+}
+
+impl<'a> Reported<'a> {
+    fn new((machine, births): (&'a MachineName, &Vec<&'a Birth>)) -> Self {
+        let tags = births.iter().flat_map(|birth| &birth.tags);
+        Self { machine, tags: tags.map(|tag| (&*tag.name, tag)).collect() }
+    }
+}
+
+/// Problems with the machines that have them; what many have is told once, for the first of them.
+#[derive(Default)]
+struct Findings<'a>(Vec<(String, Problem, BTreeSet<&'a MachineName>)>);
+
+impl<'a> Findings<'a> {
+    fn add(&mut self, machine: &'a MachineName, problem: Problem) {
+        let same = problem.to_string().replace(machine.as_str(), "");
+        match self.0.iter_mut().find(|(known, ..)| *known == same) {
+            Some((.., machines)) => {
+                machines.insert(machine);
+            }
+            None => self.0.push((same, problem, BTreeSet::from([machine]))),
+        }
+    }
+
+    fn into_problems(self) -> Vec<Problem> {
+        let told = |(_, mut problem, machines): (String, Problem, BTreeSet<&MachineName>)| {
+            match machines.len() {
+                0 | 1 => {}
+                2 => problem.message.push_str("; so it is with 1 more machine"),
+                n => problem.message.push_str(&format!("; so it is with {} more machines", n - 1)),
+            }
+            problem
+        };
+        self.0.into_iter().map(told).collect()
     }
 }
 
 impl Recheck {
-    fn tags(
-        &self,
-        view: &View,
-        machine: &MachineName,
-        known: &BTreeMap<&str, &BirthTag>,
-        problems: &mut Vec<Problem>,
-    ) {
+    /// Finds tags that nobody has; without any machine nothing is known.
+    fn missing<'a>(&self, view: &View, machines: &[&Reported<'a>], findings: &mut Findings<'a>) {
+        let Some(first) = machines.first() else { return };
         for (at, used) in view.tags.iter().enumerate() {
-            let place = self.place(view, at);
-            let Some(tag) = known.get(&*used.name) else {
-                let message = format!("{machine} reports no tag {:?}", used.name);
-                problems
-                    .push(self.problem(place, message).suggest(nearest(&used.name, known.keys().copied())));
+            if machines.iter().any(|known| known.tags.contains_key(&*used.name)) {
                 continue;
+            }
+            let who = match machines.len() {
+                1 => format!("{} reports no", first.machine),
+                n => format!("none of the {n} known machines of kind {:?} reports a", view.kind.name),
             };
+            let message = format!("{who} tag {:?}", used.name);
+            let names: BTreeSet<&str> =
+                machines.iter().flat_map(|known| known.tags.keys().copied()).collect();
+            let problem = self.problem(self.place(view, at), message);
+            findings.add(first.machine, problem.suggest(nearest(&used.name, names)));
+        }
+    }
+
+    fn types<'a>(&self, view: &View, known: &Reported<'a>, findings: &mut Findings<'a>) {
+        let machine = known.machine;
+        for (at, used) in view.tags.iter().enumerate() {
+            let Some(tag) = known.tags.get(&*used.name) else { continue };
             let text = tag.value_type.map(|t| matches!(t, ValueType::Text));
             let fits = match (tag.value_type, used.wanted) {
                 (None, _) => true,
@@ -75,20 +128,14 @@ impl Recheck {
                     used.name,
                     used.wanted.name()
                 );
-                problems.push(self.problem(place, message));
+                findings.add(machine, self.problem(self.place(view, at), message));
             }
         }
-        self.samples(view, machine, known, problems);
     }
 
     /// Finds functions that weigh samples over tags whose samples are no fair choice of times.
-    fn samples(
-        &self,
-        view: &View,
-        machine: &MachineName,
-        known: &BTreeMap<&str, &BirthTag>,
-        problems: &mut Vec<Problem>,
-    ) {
+    fn samples<'a>(&self, view: &View, known: &Reported<'a>, findings: &mut Findings<'a>) {
+        let machine = known.machine;
         for (feature, (_, expr, _)) in view.features.iter().zip(&self.features) {
             let mut leaves = BTreeSet::new();
             aggregates_of(&feature.tree, &mut leaves);
@@ -104,6 +151,7 @@ impl Recheck {
                 for tag in tags_of_row(view, aggregate.row) {
                     let Some(used) = view.tags.get(tag) else { continue };
                     let by_exception = known
+                        .tags
                         .get(&*used.name)
                         .is_some_and(|tag| matches!(tag.reporting, Reporting::ByException { .. }));
                     if by_exception {
@@ -112,24 +160,19 @@ impl Recheck {
                             used.name
                         );
                         let hint = "use mean(), min(), max() or p2p(), or poll the tag without a deadband";
-                        problems
-                            .push(self.problem(expr.span.clone(), message).suggest(Some(hint.to_owned())));
+                        let problem = self.problem(expr.span.clone(), message);
+                        findings.add(machine, problem.suggest(Some(hint.to_owned())));
                     }
                 }
             }
         }
     }
 
-    fn units(
-        &self,
-        view: &View,
-        machine: &MachineName,
-        known: &BTreeMap<&str, &BirthTag>,
-        problems: &mut Vec<Problem>,
-    ) {
+    fn units<'a>(&self, view: &View, known: &Reported<'a>, findings: &mut Findings<'a>) {
+        let machine = known.machine;
         let mut tags = self.tags.clone();
         for (name, typed) in &mut tags {
-            let born = known.get(name.as_str()).and_then(|tag| tag.unit.as_deref());
+            let born = known.tags.get(name.as_str()).and_then(|tag| tag.unit.as_deref());
             if let (Some(symbol), Unit::Unknown) = (born, &typed.unit) {
                 typed.unit = Unit::read(symbol);
             }
@@ -147,7 +190,8 @@ impl Recheck {
             checker.define(name, ast, level);
             for found in std::mem::take(&mut checker.problems) {
                 let message = format!("{} (as {machine} reports them)", found.message);
-                problems.push(self.problem(expr.place(&found.span), message).suggest(found.suggestion));
+                let problem = self.problem(expr.place(&found.span), message);
+                findings.add(machine, problem.suggest(found.suggestion));
             }
         }
     }

@@ -191,12 +191,15 @@ fn births_show_what_does_not_fit() {
     let power = tag("power", ValueType::F64, "kW", cyclic);
     let mode = tag("mode", ValueType::Text, "", cyclic);
     let birth = Birth { tags: vec![temp, power, mode], ..Birth::default() };
-    let press = MachineName::new("hall3/press-01").unwrap();
-    let mut problems: Vec<String> =
-        catalog.check(&press, &[&birth]).iter().map(ToString::to_string).collect();
-    problems.iter_mut().for_each(|p| p.truncate(p.find('\n').unwrap_or(p.len())));
+    let machine = |name: &str| MachineName::new(name).unwrap();
+    let check = |machines: &[(&str, &Birth)]| {
+        let machines = machines.iter().map(|(name, birth)| (machine(name), vec![*birth])).collect();
+        let mut problems: Vec<String> = catalog.check(&machines).iter().map(ToString::to_string).collect();
+        problems.iter_mut().for_each(|p| p.truncate(p.find('\n').unwrap_or(p.len())));
+        problems
+    };
     assert_eq!(
-        problems,
+        check(&[("hall3/press-01", &birth), ("hall4/saw", &birth)]),
         [
             "press.toml:11:5: hall3/press-01 reports no tag \"tmep\"; did you mean \"temp\"?",
             "press.toml:12:5: \"mode\" of hall3/press-01 is text, and it is used as a number: it will always be NULL",
@@ -205,5 +208,18 @@ fn births_show_what_does_not_fit() {
             "press.toml:9:11: + needs one unit on both sides, and these are degC and kW (as hall3/press-01 reports them)",
         ]
     );
-    assert!(catalog.check(&MachineName::new("hall4/saw").unwrap(), &[&birth]).is_empty());
+    assert!(check(&[("hall4/saw", &birth)]).is_empty());
+    // One machine more has the tag, and shares one fault with the first.
+    let tmep = tag("tmep", ValueType::F64, "degC", cyclic);
+    let other = Birth { tags: vec![tmep, birth.tags[2].clone()], ..Birth::default() };
+    assert_eq!(
+        check(&[("hall3/press-01", &birth), ("hall3/press-02", &other)])[0],
+        "press.toml:12:5: \"mode\" of hall3/press-01 is text, and it is used as a number: it will always be NULL; \
+         so it is with 1 more machine"
+    );
+    let lacking = Birth::default();
+    assert_eq!(
+        check(&[("hall3/press-01", &birth), ("hall3/press-02", &lacking)])[0],
+        "press.toml:11:5: none of the 2 known machines of kind \"press\" reports a tag \"tmep\"; did you mean \"temp\"?"
+    );
 }

@@ -55,6 +55,8 @@ pub(super) struct Machine {
     waits_for_clock: bool,
     /// Something changed that `save` holds.
     pub(super) unsaved: bool,
+    /// Views are computed from its rows in the lake: how far its streams came is saved although no window closes.
+    pub(super) batched: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,6 +88,7 @@ impl Machine {
             touched: true,
             waits_for_clock: false,
             unsaved: true,
+            batched: catalog.views_of(name).any(|view| view.mode != Mode::Stream),
         }
     }
 
@@ -283,6 +286,20 @@ impl Machine {
             let closed_us = open.view.window.closed_us(event_us);
             open.closed_until_us = open.closed_until_us.max(Some(closed_us));
         }
+    }
+
+    /// As [`complete`], for a view whose points are not in memory: what a given-up stream still holds is in the lake.
+    pub(super) fn complete_until_us(&self, view: &View, stall_after_us: i64, clocks: &Clocks) -> Option<i64> {
+        let mine = self.carriers.values().filter(|c| view.tags.iter().any(|tag| c.tags.contains(&tag.name)));
+        let (mut until, mut clock) = (None, None);
+        for carrier in mine {
+            match carrier.chain.low(view.lateness_us, stall_after_us, |topic| clocks.of(topic)) {
+                Low::Silent => {}
+                Low::Until(low) => until = Some(until.map_or(low, |least: i64| least.min(low))),
+                Low::GivenUp(now) => clock = clock.max(Some(now.saturating_sub(stall_after_us))),
+            }
+        }
+        until.or(clock).filter(|us| *us > 0)
     }
 
     pub(super) fn rows_from_us(&self) -> i64 {

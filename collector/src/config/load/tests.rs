@@ -55,6 +55,13 @@ fn what_a_later_release_brings_is_refused_in_a_sentence() {
         ("[kafka]\nbrokers = [\"kafka-1.example:9093\"]\n", "is not a loopback address"),
         ("[kafka]\noptions = { \"group.id\" = \"x\" }\n", "belongs to Millrace"),
         ("[lake]\nhot = \"60 d\"\n", "come with a later release"),
+        // Keys that this release knows and that would have no effect.
+        ("[collector]\nid = \"collector-0\"\n", "come with several workers"),
+        ("[kafka]\ngroup = \"millrace\"\n", "comes with several workers"),
+        ("[topics]\npartitions = 12\n", "`topics apply` comes with a later release"),
+        ("[kafka]\noptions = { \"metadata.broker.list\" = \"x\" }\n", "belongs to Millrace"),
+        ("[kafka]\noptions = { \"fetch.wait.max.ms\" = \"soon\" }\n", "librdkafka does not take \"soon\""),
+        ("[kafka]\noptions = { \"fetch.wait.maximum\" = 50 }\n", "librdkafka does not take \"50\""),
     ];
     for (text, expected) in cases {
         let found = problems(&format!("version = 1\n{text}"));
@@ -81,10 +88,20 @@ fn broken_toml_and_a_missing_version_are_problems_too() {
 #[test]
 fn later_files_add_keys_but_do_not_replace_them() {
     let mut files = file(SMALLEST);
-    files.push(("more.toml".to_owned(), "[flush]\nmin = \"1 s\"\n[kafka]\ngroup = \"g\"\n".to_owned()));
+    files
+        .push(("more.toml".to_owned(), "[flush]\nmin = \"1 s\"\n[kafka]\ntopic_prefix = \"g\"\n".to_owned()));
     let config = read(&files).unwrap();
-    assert_eq!((config.flush.min, config.kafka.group.as_str()), (Duration::from_secs(1), "g"));
+    assert_eq!((config.flush.min, config.kafka.topic_prefix.as_str()), (Duration::from_secs(1), "g"));
     files.push(("z.toml".to_owned(), "\n[flush]\nmin = \"2 s\"\n".to_owned()));
     let error = read(&files).unwrap_err().to_string();
     assert_eq!(error, "z.toml:3: [flush] min: is set in an earlier file\n1 problem; nothing was started");
+}
+
+#[test]
+fn the_readmes_example_is_a_good_configuration() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let example = readme.split("```toml\n").find(|part| part.contains("[collector]")).unwrap();
+    let config = read(&file(example.split("```").next().unwrap())).unwrap();
+    assert_eq!(config.feast_project, "plant");
 }

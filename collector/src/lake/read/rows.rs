@@ -7,7 +7,7 @@ use millrace_preprocess::InputRow;
 use millrace_protocol::{Layout, LayoutColumn, MachineName, RowFlags, StreamId, ValueType};
 
 use crate::lake::db::{self, Row as _, SqliteConnection, SqliteRow, Statement};
-use crate::lake::{LakeError, row};
+use crate::lake::{LakeError, row, waveform};
 
 const WHAT: &str = "read rows of reading";
 
@@ -67,11 +67,12 @@ pub async fn machine_rows(
     );
     let select = select.bind(machine.as_str().to_owned()).bind(from_us).bind(to_us);
     let found = select.fetch_all(conn).await.map_err(LakeError::sql(WHAT))?;
+    let waveforms = waveform::read(conn, machine, from_us, to_us).await?;
     let mut rows = Vec::with_capacity(found.len());
     for found in &found {
         let layout_id: i64 = found.try_get(5).map_err(LakeError::sql(WHAT))?;
         let layout = layouts.get(conn, layout_id).await?;
-        rows.push(decode(found, layout, streams)?);
+        rows.push(decode(found, layout, streams, &waveforms)?);
     }
     Ok(rows)
 }
@@ -80,6 +81,7 @@ fn decode(
     found: &SqliteRow,
     layout: Arc<Layout>,
     streams: &HashMap<i64, Arc<StreamId>>,
+    waveforms: &waveform::Waveforms,
 ) -> Result<InputRow, LakeError> {
     type Columns = (i64, i64, i64, i64, i64, Option<String>, Option<String>);
     let columns = || -> Result<Columns, db::Error> {
@@ -98,8 +100,9 @@ fn decode(
         LakeError::stored("a row of reading", format!("stream {stream_id}, sequence {seq}: {what}"))
     };
     let stream = streams.get(&stream_id).ok_or_else(|| stored("its stream is unknown"))?;
-    let cells = row::decode(&layout, vals.as_deref(), extra.as_deref())
-        .ok_or_else(|| stored("vals and extra do not fit its layout"))?;
+    let waveforms = waveforms.get(&(stream_id, seq)).map_or(&[][..], Vec::as_slice);
+    let cells = row::decode(&layout, vals.as_deref(), extra.as_deref(), waveforms)
+        .ok_or_else(|| stored("vals, extra and waveforms do not fit its layout"))?;
     Ok(InputRow {
         stream: Arc::clone(stream),
         seq: u64::try_from(seq).map_err(|_| stored("a negative sequence"))?,
@@ -129,4 +132,32 @@ pub async fn time_range(
         found.try_get(0).and_then(|first| Ok((first, found.try_get(1)?)));
     let (first, last) = range.map_err(LakeError::sql(WHAT))?;
     Ok(first.zip(last))
+}
+
+/// Gives the number of the newest row that was written: whatever is written later has a greater one.
+///
+/// # Errors
+/// [`LakeError::Sql`].
+pub async fn rows_seen(conn: &mut SqliteConnection) -> Result<i64, LakeError> {
+    let select = Statement::new("SELECT coalesce(max(rowid), 0) FROM reading");
+    let found = select.fetch_optional(conn).await.map_err(LakeError::sql(WHAT))?;
+    found.map_or(Ok(0), |found| found.try_get(0)).map_err(LakeError::sql(WHAT))
+}
+
+/// Gives the first event time among a machine's rows that were written after [`rows_seen`] gave a number.
+///
+/// # Errors
+/// [`LakeError::Sql`].
+pub async fn first_since(
+    conn: &mut SqliteConnection,
+    machine: &MachineName,
+    rows_seen: i64,
+) -> Result<Option<i64>, LakeError> {
+    // The plus sign keeps SQLite from going through all rows of the machine by the index.
+    let select = Statement::new(
+        "SELECT min(ts) FROM reading WHERE rowid > ? AND +machine_id = (SELECT machine_id FROM machine WHERE name = ?)",
+    );
+    let select = select.bind(rows_seen).bind(machine.as_str().to_owned());
+    let found = select.fetch_optional(conn).await.map_err(LakeError::sql(WHAT))?;
+    found.map_or(Ok(None), |found| found.try_get(0)).map_err(LakeError::sql(WHAT))
 }

@@ -7,7 +7,7 @@ use millrace_protocol::{AgentId, Birth, Category, IntervalSet, Item, MachineName
 
 use crate::lake::LakeError;
 use crate::lake::db::{self, Row as _, SqliteConnection, SqliteRow, Statement};
-use crate::lake::write::{ShardState, StreamState};
+use crate::lake::write::{BatchRun, ShardState, StreamState};
 
 /// A stream and its ledger.
 #[derive(Debug, Clone)]
@@ -98,14 +98,16 @@ fn stream(row: &SqliteRow) -> Result<Result<LoadedStream, LakeError>, db::Error>
     }))
 }
 
-/// Takes every shard that there is (D12): its fence rises, so that an earlier owner's next flush fails.
+/// Takes every shard that there is (D12): its fence rises, so that an earlier owner's next flush fails. What was wrong
+/// with its topics is to be found anew.
 ///
 /// # Errors
 /// [`LakeError`]; nothing is changed then.
 pub async fn take_shards(conn: &mut SqliteConnection) -> Result<BTreeMap<i32, ShardState>, LakeError> {
     const WHAT: &str = "take the shards (table shard)";
-    let update =
-        Statement::new("UPDATE shard SET fence = fence + 1 RETURNING shard, fence, flushes, offsets");
+    let update = Statement::new(
+        "UPDATE shard SET fence = fence + 1, trouble = '{}' RETURNING shard, fence, flushes, offsets, last, trouble",
+    );
     let rows = update.fetch_all(conn).await.map_err(LakeError::sql(WHAT))?;
     decode_shards(&rows)
 }
@@ -115,7 +117,7 @@ pub async fn take_shards(conn: &mut SqliteConnection) -> Result<BTreeMap<i32, Sh
 /// # Errors
 /// [`LakeError`].
 pub async fn shards(conn: &mut SqliteConnection) -> Result<BTreeMap<i32, ShardState>, LakeError> {
-    let select = Statement::new("SELECT shard, fence, flushes, offsets FROM shard");
+    let select = Statement::new("SELECT shard, fence, flushes, offsets, last, trouble FROM shard");
     let rows = select.fetch_all(conn).await.map_err(LakeError::sql("read the shards (table shard)"))?;
     decode_shards(&rows)
 }
@@ -124,13 +126,16 @@ fn decode_shards(rows: &[SqliteRow]) -> Result<BTreeMap<i32, ShardState>, LakeEr
     const WHAT: &str = "read the shards (table shard)";
     let mut shards = BTreeMap::new();
     for row in rows {
-        let columns = || -> Result<(i32, i64, i64, String), db::Error> {
-            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+        let columns = || -> Result<(i32, i64, i64, [String; 3]), db::Error> {
+            let maps = [row.try_get(3)?, row.try_get(4)?, row.try_get(5)?];
+            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, maps))
         };
-        let (shard, fence, flushes, offsets) = columns().map_err(LakeError::sql(WHAT))?;
-        let offsets =
-            serde_json::from_str(&offsets).map_err(|e| LakeError::stored("a shard's offsets", e))?;
-        shards.insert(shard, ShardState { fence, flushes, offsets });
+        let (shard, fence, flushes, [offsets, last, trouble]) = columns().map_err(LakeError::sql(WHAT))?;
+        let state = || -> Result<ShardState, serde_json::Error> {
+            let (offsets, last) = (serde_json::from_str(&offsets)?, serde_json::from_str(&last)?);
+            Ok(ShardState { fence, flushes, offsets, last, trouble: serde_json::from_str(&trouble)? })
+        };
+        shards.insert(shard, state().map_err(|e| LakeError::stored("a shard's offsets", e))?);
     }
     Ok(shards)
 }
@@ -214,6 +219,27 @@ pub async fn repairs(conn: &mut SqliteConnection) -> Result<Vec<(String, u32, St
         Statement::new("SELECT view, version, machine, hour FROM repair ORDER BY asked, hour LIMIT 100");
     let rows = select.fetch_all(conn).await.map_err(LakeError::sql(WHAT))?;
     let columns = |row: &SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?));
+    rows.iter().map(|row| columns(row).map_err(LakeError::sql(WHAT))).collect()
+}
+
+/// Reads how far the views with `mode = "batch"` are computed.
+///
+/// # Errors
+/// [`LakeError`].
+pub async fn batch_runs(conn: &mut SqliteConnection) -> Result<Vec<BatchRun>, LakeError> {
+    const WHAT: &str = "read the batch runs (table batch_run)";
+    let select = Statement::new("SELECT view, version, machine, until, rows_seen, ran FROM batch_run");
+    let rows = select.fetch_all(conn).await.map_err(LakeError::sql(WHAT))?;
+    let columns = |row: &SqliteRow| {
+        Ok(BatchRun {
+            view: row.try_get(0)?,
+            version: row.try_get(1)?,
+            machine: row.try_get(2)?,
+            until: row.try_get(3)?,
+            rows_seen: row.try_get(4)?,
+            ran: row.try_get(5)?,
+        })
+    };
     rows.iter().map(|row| columns(row).map_err(LakeError::sql(WHAT))).collect()
 }
 

@@ -3,8 +3,8 @@
 use millrace_protocol::{Birth, BirthTag, Item, Reporting};
 use serde_json::json;
 
-use crate::lake::LakeError;
 use crate::lake::db::{Row as _, SqliteConnection, Statement};
+use crate::lake::{LakeError, waveform};
 
 /// Rows written by one statement; a power of two, as few different statements are then prepared.
 const ROWS_PER_STATEMENT: usize = 128;
@@ -150,6 +150,19 @@ pub struct ControlRow {
     pub detail: String,
 }
 
+/// A row of `audit_log`: something that whoever audits must know of; it accepts nothing.
+#[derive(Debug, Clone)]
+pub struct AuditRow {
+    /// Which stream it was seen in.
+    pub stream_id: i64,
+    /// `duplicate_agent`.
+    pub kind: &'static str,
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    pub at: i64,
+    /// What, as a sentence.
+    pub reason: String,
+}
+
 /// A sequence or count as SQLite keeps it; the ledger refuses what does not fit.
 pub(super) fn number(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
@@ -168,7 +181,7 @@ fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// Adds rows to `reading`. The unique index is the backstop: a row that is there already is an error.
+/// Adds rows to `reading`, and their waveforms. The unique index is the backstop: a row that is there already is an error.
 ///
 /// # Errors
 /// [`LakeError::Sql`]; roll the transaction back.
@@ -192,7 +205,7 @@ pub async fn readings(conn: &mut SqliteConnection, rows: Vec<Reading>) -> Result
         }
         insert.execute(conn).await.map_err(LakeError::sql("add rows to reading"))?;
     }
-    Ok(())
+    waveform::write(conn, &rows).await
 }
 
 /// Adds rows to `dead_letter`.
@@ -328,6 +341,21 @@ pub async fn controls(
             .bind(row.detail)
             .bind(flush_id);
         insert.execute(conn).await.map_err(LakeError::sql("add rows to control"))?;
+    }
+    Ok(())
+}
+
+/// Adds rows to `audit_log`, without sequences.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn audits(conn: &mut SqliteConnection, rows: Vec<AuditRow>) -> Result<(), LakeError> {
+    for row in rows {
+        let insert = Statement::new(
+            "INSERT INTO audit_log (at, kind, stream_id, sequences, reason) VALUES (?, ?, ?, '', ?)",
+        );
+        let insert = insert.bind(row.at).bind(row.kind).bind(row.stream_id).bind(row.reason);
+        insert.execute(conn).await.map_err(LakeError::sql("add rows to audit_log"))?;
     }
     Ok(())
 }

@@ -55,6 +55,10 @@ pub struct ShardState {
     pub flushes: i64,
     /// The next offset of every topic.
     pub offsets: BTreeMap<String, i64>,
+    /// The last record read of every topic: its offset and the CRC-32C of its value (D13).
+    pub last: BTreeMap<String, (i64, u32)>,
+    /// What is wrong with a topic here, as found since the worker started.
+    pub trouble: BTreeMap<String, String>,
 }
 
 /// Writes a set of sequences as text: `1-500,502`.
@@ -117,16 +121,18 @@ pub async fn shard(
     now_us: i64,
 ) -> Result<i64, LakeError> {
     const WHAT: &str = "save the shard's offsets";
-    let offsets = json!(state.offsets).to_string();
+    let [offsets, last, trouble] =
+        [json!(state.offsets), json!(state.last), json!(state.trouble)].map(|map| map.to_string());
     let new = state.fence == 0;
     let statement = if new {
-        "INSERT INTO shard (flushes, offsets, updated, shard, fence) VALUES (1, ?, ?, ?, 1) ON CONFLICT DO NOTHING \
-         RETURNING flushes"
+        "INSERT INTO shard (flushes, offsets, last, trouble, updated, shard, fence) VALUES (1, ?, ?, ?, ?, ?, 1) \
+         ON CONFLICT DO NOTHING RETURNING flushes"
     } else {
-        "UPDATE shard SET flushes = flushes + 1, offsets = ?, updated = ? WHERE shard = ? AND fence = ? \
-         RETURNING flushes"
+        "UPDATE shard SET flushes = flushes + 1, offsets = ?, last = ?, trouble = ?, updated = ? \
+         WHERE shard = ? AND fence = ? RETURNING flushes"
     };
-    let mut statement = Statement::new(statement).bind(offsets).bind(now_us).bind(shard);
+    let mut statement =
+        Statement::new(statement).bind(offsets).bind(last).bind(trouble).bind(now_us).bind(shard);
     if !new {
         statement.add(state.fence);
     }
@@ -231,5 +237,41 @@ pub async fn repaired(
         Statement::new("DELETE FROM repair WHERE view = ? AND version = ? AND machine = ? AND hour = ?");
     let delete = delete.bind(view.to_owned()).bind(version).bind(machine.to_owned()).bind(hour);
     delete.execute(conn).await.map_err(LakeError::sql("end a repair"))?;
+    Ok(())
+}
+
+/// How far a view with `mode = "batch"` is computed for a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchRun {
+    /// The view's name.
+    pub view: String,
+    /// Its version.
+    pub version: u32,
+    /// The machine.
+    pub machine: String,
+    /// Windows that end here or earlier are computed. *Units*: microseconds since 1970-01-01 UTC.
+    pub until: i64,
+    /// From so many rows of the lake, see [`crate::lake::read::rows_seen`].
+    pub rows_seen: i64,
+    /// When the last run that was finished began. *Units*: microseconds since 1970-01-01 UTC.
+    pub ran: i64,
+}
+
+/// Saves how far a view is computed.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn batch_run(conn: &mut SqliteConnection, run: BatchRun) -> Result<(), LakeError> {
+    let upsert = Statement::new(
+        "INSERT INTO batch_run (view, version, machine, until, rows_seen, ran) VALUES (?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (view, version, machine) DO UPDATE SET until = excluded.until, rows_seen = excluded.rows_seen, \
+         ran = excluded.ran",
+    );
+    let upsert = upsert.bind(run.view).bind(run.version).bind(run.machine);
+    let upsert = upsert.bind(run.until).bind(run.rows_seen).bind(run.ran);
+    upsert
+        .execute(conn)
+        .await
+        .map_err(LakeError::sql("save how far a view is computed (table batch_run)"))?;
     Ok(())
 }

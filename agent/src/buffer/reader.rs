@@ -219,7 +219,6 @@ impl BufferReader {
 
     /// Forgets items that Kafka has.
     pub fn acknowledge(&self, positions: &[Position]) {
-        let mut done = Vec::new();
         let mut state = self.shared.lock();
         for &position in positions {
             match position {
@@ -227,7 +226,7 @@ impl BufferReader {
                 Position::Passing(number) => {
                     if let Some(passing) = state.passing.remove(&number) {
                         state.count_acknowledged(&passing.head);
-                        done.extend(Arc::into_inner(passing.done));
+                        state.release(&passing.done);
                     }
                 }
                 Position::Entry(number) => {
@@ -238,8 +237,6 @@ impl BufferReader {
                 }
             }
         }
-        drop(state);
-        done.into_iter().for_each(super::state::Done::run);
     }
 
     /// Hands items out again: what became of them is not known.
@@ -278,6 +275,8 @@ impl BufferReader {
                 if let Some(passing) = state.passing.remove(&number) {
                     let head = passing.head;
                     state.fold_loss(head.stream, reason, head.first_seq..=head.last_seq(), head.points);
+                    // It would be refused again: the broker need not send it a second time.
+                    state.release(&passing.done);
                 }
             }
             Position::Entry(number) => {

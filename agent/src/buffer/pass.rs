@@ -18,7 +18,7 @@ use crate::delivery::Confirmed;
 /// What passes through memory at most; then the oldest gives way. *Units*: bytes.
 const PASSING_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Below this the file system counts as full. *Units*: bytes.
-const FREE_BYTES: u64 = 32 * 1024 * 1024;
+pub(super) const FREE_BYTES: u64 = 32 * 1024 * 1024;
 /// How often a dead disk is tried again.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -80,7 +80,11 @@ impl Buffer {
     /// Tries a dead disk now.
     pub(super) fn revive(&mut self) {
         self.probed_at = Instant::now();
-        match self.check_space().and_then(|()| self.begin_segment()) {
+        // It may be our own backlog that filled the file system: first what is of no more use goes, then
+        // what must give way.
+        let swept = self.sweep();
+        self.make_room(0);
+        match swept.and_then(|()| self.check_space()).and_then(|()| self.begin_segment()) {
             Ok(()) => {
                 self.shared.lock().pass_through = None;
                 tracing::info!("the disk takes rows again");

@@ -164,7 +164,7 @@ fn a_full_disk_turns_into_pass_through_and_back() {
 
 #[test]
 fn sled_is_kept_away_from_a_file_system_that_is_nearly_full() {
-    full_disk(|disk, is_full| disk.is_nearly_full.store(is_full, Ordering::SeqCst));
+    full_disk(|disk, is_full| disk.capacity.store(u64::from(is_full) << 20, Ordering::SeqCst));
 }
 
 fn full_disk(fill_disk: fn(&TestDisk, bool)) {
@@ -197,6 +197,53 @@ fn full_disk(fill_disk: fn(&TestDisk, bool)) {
     let books = reader.books();
     assert!(books.balanced);
     assert_eq!((books.transport[0].rows.numbered, books.transport[0].rows.waiting), (16, 1));
+}
+
+#[test]
+fn a_cap_larger_than_the_file_system_drops_by_policy_before_the_disk_is_full() {
+    for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
+        let mut rig = Rig::new();
+        (rig.max_bytes, rig.when_full) = (48 << 20, when_full);
+        // 18 MiB beside the 64 that stay free.
+        rig.disk.capacity.store(82 << 20, Ordering::SeqCst);
+        let (mut buffer, reader) = rig.start();
+        for n in 0..40 {
+            let rows = (0..4).map(|i| new_rows(&mut buffer, 0, 1 + 40 * n + 10 * i, 10, 100_000)).collect();
+            let flushed = buffer.flush(&group(rows));
+            assert_ne!(flushed, Flushed::DiskDead, "{when_full:?}");
+            let on_disk = super::super::disk::folder_bytes(&rig.folder());
+            assert!(on_disk <= 18 << 20, "{when_full:?}: {on_disk}");
+        }
+        let books = reader.books();
+        assert!(books.balanced, "{books:?}");
+        let rows = books.transport[0].rows;
+        assert!(rows.dropped > 300 && rows.waiting > 100, "{when_full:?}: {rows:?}");
+        assert_eq!((rows.numbered, rows.waiting + rows.dropped), (1600, 1600));
+    }
+}
+
+#[test]
+fn pass_through_ends_when_the_backlog_that_filled_the_file_system_is_sent() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    fill(&mut buffer, 4);
+    // With the segments there half of what they take is missing to the 32 MiB that must be free.
+    let used = super::super::disk::folder_bytes(&rig.folder());
+    rig.disk.capacity.store((32 << 20) + used / 2, Ordering::SeqCst);
+    let rows = vec![new_rows(&mut buffer, 0, 41, 1, 10)];
+    assert_eq!(buffer.flush(&group(rows)), Flushed::DiskDead);
+    buffer.revive();
+    assert!(reader.health().pass_through.is_some(), "nothing was sent yet");
+    reader.acknowledge(&positions(&reader.take(usize::MAX)));
+    buffer.revive();
+    assert_eq!(reader.health().pass_through, None);
+    let rows = vec![new_rows(&mut buffer, 0, 41, 1, 10)];
+    assert_eq!(buffer.flush(&group(rows)), Flushed::Stored);
+    rig.kill(buffer, reader);
+    let (_buffer, reader) = rig.start();
+    let taken = reader.take(usize::MAX);
+    assert_eq!(taken.iter().filter_map(|s| s.seq).collect::<Vec<_>>(), [(41, 41)]);
+    assert!(losses(&taken).is_empty(), "what was removed was acknowledged");
 }
 
 /// A publish that wants to be confirmed, and where it hears of it.

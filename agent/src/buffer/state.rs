@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::{Note, RowsHead, unhex};
 use super::notice::{Notice, NoticeBody};
 use super::pass::Done;
+use super::pick::Cursors;
 use super::segment::Segment;
 use crate::delivery::SourceCounts;
 
@@ -137,8 +138,7 @@ pub(super) struct State {
     pub(super) given_back: BTreeSet<u64>,
     /// Refused by Kafka; the next flush makes losses of them.
     pub(super) refused: BTreeMap<u64, (Flight, LossReason)>,
-    /// Next entry to hand out for the first time.
-    pub(super) cursor: u64,
+    pub(super) cursors: Cursors,
     /// Last durable entry.
     pub(super) durable: u64,
     pub(super) layouts: HashMap<LayoutId, Arc<Layout>>,
@@ -175,7 +175,7 @@ impl State {
             in_flight: BTreeMap::new(),
             given_back: BTreeSet::new(),
             refused: BTreeMap::new(),
-            cursor: 1,
+            cursors: Cursors { first_live: 1, backlog: 1, live: 1 },
             durable: 0,
             layouts: HashMap::new(),
             hashes: BTreeMap::new(),

@@ -17,6 +17,7 @@ use crate::delivery::SourceCounts;
 
 mod crash;
 mod damage;
+mod lanes;
 mod model;
 
 /// A disk that breaks off at a step, as the end of the process or of the power would.

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use millrace_protocol::{Birth, BirthTag, Category, DEFAULT_CATEGORY, Item, MachineName};
 use thiserror::Error;
 use tokio::sync::mpsc::{self, error::TryRecvError};
-use tokio::sync::oneshot;
 
-use crate::buffer::{Buffer, Done, Flushed, Group};
+use crate::buffer::{Buffer, Confirm, Flushed, Group};
 use crate::delivery::{Confirmed, Delivery, Horizon, NewTags, Observer, SourceCounts};
 
 mod pack;
@@ -98,7 +97,7 @@ struct Pending {
     sources: BTreeMap<MachineName, SourceCounts>,
     hashes: BTreeMap<u64, Vec<u64>>,
     redelivered: u64,
-    confirms: Vec<(oneshot::Sender<Confirmed>, Confirmed)>,
+    confirms: Vec<Confirm>,
 }
 
 impl Batch {
@@ -253,7 +252,8 @@ impl Batch {
                 self.pending.hashes.entry(publish.session).or_default().push(publish.hash);
                 Confirmed::Stored
             };
-            self.pending.confirms.push((publish.confirm, how));
+            let (id, tell) = ((publish.session, publish.hash), publish.confirm);
+            self.pending.confirms.push(Confirm { publish: id, how, tell });
         }
         if is_redelivered {
             return;
@@ -332,12 +332,7 @@ impl Batch {
         }
         let confirms = std::mem::take(&mut self.pending.confirms);
         match self.buffer.flush(&group) {
-            Flushed::Stored | Flushed::Refused => {
-                for (confirm, how) in confirms {
-                    // A source that has gone does not need to know.
-                    let _ = confirm.send(how);
-                }
-            }
+            Flushed::Stored | Flushed::Refused => self.buffer.confirm(confirms),
             Flushed::DiskDead => {
                 for key in &self.pending.streams {
                     if let Some(stream) = self.streams.get_mut(key) {
@@ -346,12 +341,9 @@ impl Batch {
                 }
                 let again = self.pack();
                 group.rows = again.rows;
-                let tell = move || {
-                    for (confirm, how) in confirms {
-                        let _ = confirm.send(how);
-                    }
-                };
-                self.buffer.pass(&group, Done(vec![Box::new(tell)]));
+                for publish in self.buffer.pass(&group, confirms) {
+                    self.redelivery.forget(publish);
+                }
             }
         }
         self.clear(&packed.next_seqs);

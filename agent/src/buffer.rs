@@ -31,8 +31,8 @@ mod streams;
 mod writer;
 
 pub use inspect::{Report, SegmentReport, StreamReport, inspect, verify};
+pub use pass::{Confirm, PublishId};
 pub use reader::{BufferHealth, BufferReader, Stored, StreamState};
-pub use state::Done;
 pub use writer::{Buffer, Flushed, Group, NewRows};
 
 use disk::Disk;

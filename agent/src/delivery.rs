@@ -97,7 +97,8 @@ pub struct Publish {
     pub hash: u64,
     /// The broker says that it may have sent this before.
     pub dup: bool,
-    /// Told once the delivery is on disk, or recognised as one that is there already.
+    /// Told once the delivery is on disk, or recognised as one that is there already; with a dead disk, once
+    /// Kafka has it. Dropped without a word if its rows had to give way: the broker must send it again.
     pub confirm: oneshot::Sender<Confirmed>,
 }
 

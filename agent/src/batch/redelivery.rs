@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::buffer::PublishId;
 use crate::delivery::Publish;
 
 /// What is known of the publishes of every session.
@@ -62,12 +63,27 @@ impl Redelivery {
         while session.stored.len() > kept
             && let Some(old) = session.stored.pop_front()
         {
-            if let Some(count) = session.counts.get_mut(&old) {
-                *count -= 1;
-                if *count == 0 {
-                    session.counts.remove(&old);
-                    session.used.remove(&old);
-                }
+            session.uncount(old);
+        }
+    }
+
+    /// Forgets a publish whose rows are gone after all: when it comes again it is new.
+    pub(super) fn forget(&mut self, (session, hash): PublishId) {
+        let Some(session) = self.sessions.get_mut(&session) else { return };
+        if let Some(at) = session.stored.iter().rposition(|stored| *stored == hash) {
+            session.stored.remove(at);
+            session.uncount(hash);
+        }
+    }
+}
+
+impl Session {
+    fn uncount(&mut self, hash: u64) {
+        if let Some(count) = self.counts.get_mut(&hash) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&hash);
+                self.used.remove(&hash);
             }
         }
     }

@@ -7,6 +7,7 @@ use millrace_protocol::{
     Cell, Chunk, ClockSegment, Layout, LayoutColumn, Quality, RawRow, Reporting, Row, RowFlags, StreamRow,
     Value, ValueType,
 };
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::buffer::tests::Rig;
@@ -177,7 +178,7 @@ fn a_publish_is_confirmed_when_it_is_on_disk_and_stored_once_over_kills() {
     let reader = running.stop();
     let times: Vec<i64> =
         rows_of(&reader.take(usize::MAX), "hall/m").iter().map(|(_, r)| r.time_us).collect();
-    assert_eq!(times, (0..25).chain([24]).collect::<Vec<_>>());
+    assert_eq!(times, [24].into_iter().chain(0..25).collect::<Vec<_>>(), "this start's rows go first");
     let books = reader.books();
     assert_eq!((books.redelivered, books.balanced), (1, true));
     assert_eq!(books.source[0].due, 26, "what was redelivered is not due again");
@@ -288,6 +289,51 @@ fn with_a_dead_disk_rows_are_volatile_and_confirmed_by_kafka() {
     let positions: Vec<_> = taken.iter().map(|s| s.position).collect();
     running.reader.acknowledge(&positions);
     assert_eq!(confirmed.blocking_recv(), Ok(Confirmed::Stored));
+    running.stop();
+}
+
+#[test]
+fn with_a_dead_disk_a_redelivery_waits_for_kafka_and_is_new_when_its_rows_gave_way() {
+    let mut rig = Rig::new();
+    let (one, text) = (layout(&["a"]), LayoutColumn { tag: "text".into(), value_type: ValueType::Text });
+    let text = Arc::new(Layout::new(vec![text]));
+    let running = Running::start(&mut rig, options(Vec::new()));
+    rig.fill_disk(true);
+    let publish = |connection, dup| published(delivery(vec![row("hall/m", &one, 2)]), connection, 2, dup);
+    // Takes until so many rows of the machine have come.
+    let take = |name: &str, rows: usize| {
+        let mut taken = Vec::new();
+        while rows_of(&taken, name).len() < rows {
+            taken.extend(running.reader.take(usize::MAX));
+            std::thread::yield_now();
+        }
+        taken
+    };
+    let (first, mut confirmed) = publish(1, false);
+    running.send(first);
+    let (again, mut confirmed_again) = publish(2, true);
+    running.send(again);
+    running.send(delivery(vec![row("hall/later", &one, 1)]));
+    let taken = take("hall/later", 1);
+    assert_eq!(rows_of(&taken, "hall/m").len(), 1);
+    assert!(confirmed.try_recv().is_err() && confirmed_again.try_recv().is_err());
+    running.reader.acknowledge(&taken.iter().map(|s| s.position).collect::<Vec<_>>());
+    assert_eq!(confirmed.blocking_recv(), Ok(Confirmed::Stored));
+    assert_eq!(confirmed_again.blocking_recv(), Ok(Confirmed::Redelivered));
+
+    let (second, confirmed) = published(delivery(vec![row("hall/m", &one, 3)]), 2, 3, false);
+    running.send(second);
+    for n in 0..11 {
+        let mut large = row("hall/large", &text, n);
+        large.row.cells = vec![Cell::Good(Value::Text("x".repeat(900_000).into()))];
+        running.send(delivery(vec![large]));
+    }
+    assert!(confirmed.blocking_recv().is_err(), "its rows gave way: the broker must send it again");
+    let (again, confirmed) = published(delivery(vec![row("hall/m", &one, 3)]), 3, 3, true);
+    running.send(again);
+    let taken = take("hall/m", 1);
+    running.reader.acknowledge(&taken.iter().map(|s| s.position).collect::<Vec<_>>());
+    assert_eq!(confirmed.blocking_recv(), Ok(Confirmed::Stored), "it is a new one");
     running.stop();
 }
 

@@ -41,8 +41,8 @@ pub(super) enum Step {
 pub(super) trait Faults: fmt::Debug + Send + Sync {
     /// Is called before each step; an error is what the system would say.
     fn at(&self, step: Step, path: &Path) -> io::Result<()>;
-    /// Stands for the free space of the file system.
-    fn available_bytes(&self) -> Option<u64>;
+    /// Stands for the free space of the folder's file system.
+    fn available_bytes(&self, folder: &Path) -> Option<u64>;
 }
 
 /// The disk, with or without faults.
@@ -85,7 +85,7 @@ impl Disk {
     /// Gives the free space of a folder's file system, where the system says. *Units*: bytes.
     pub(super) fn available_bytes(&self, path: &Path) -> Option<u64> {
         match &self.faults {
-            Some(faults) => faults.available_bytes(),
+            Some(faults) => faults.available_bytes(path),
             None => fs2::available_space(path).ok(),
         }
     }

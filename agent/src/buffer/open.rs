@@ -14,6 +14,7 @@ use super::BufferError;
 use super::disk::{Disk, folder_bytes};
 use super::entry::{Entry, RowsHead, StreamName};
 use super::manifest::{self, Manifest};
+use super::pick::Cursors;
 use super::segment::{Kind, Segment};
 use super::state::{Amount, SegmentState, State};
 
@@ -358,7 +359,9 @@ impl Finder<'_> {
             stream.acknowledged = stream.numbered.less(stream.dropped).less(stream.set_aside).less(waiting);
             stream.acknowledged_durable = stream.acknowledged;
         }
-        self.state.cursor = self.state.segments.keys().next().copied().unwrap_or(self.state.durable + 1);
+        let first_live = self.state.durable + 1;
+        let backlog = self.state.segments.keys().next().copied().unwrap_or(first_live);
+        self.state.cursors = Cursors { first_live, backlog, live: first_live };
         self.state.retire();
     }
 }

@@ -1,22 +1,24 @@
 //! Faults of the disk, and pass-through: with a dead disk rows go through memory, flagged volatile (D9),
 //! at least once instead of exactly once, and bounded.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use millrace_protocol::LossReason;
+use tokio::sync::oneshot;
 
 use super::BufferError;
 use super::entry::{Note, delta_of, hex};
 use super::open::segment_folder;
 use super::segment::Segment;
-use super::state::{Amount, Done, Passing, State};
+use super::state::{Amount, Passing, State};
 use super::writer::{Active, Buffer, Group};
+use crate::delivery::Confirmed;
 
 /// What passes through memory at most; then the oldest gives way. *Units*: bytes.
 const PASSING_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Below this the file system counts as full. *Units*: bytes.
-const FREE_BYTES: u64 = 32 * 1024 * 1024;
+pub(super) const FREE_BYTES: u64 = 32 * 1024 * 1024;
 /// How often a dead disk is tried again.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -78,7 +80,11 @@ impl Buffer {
     /// Tries a dead disk now.
     pub(super) fn revive(&mut self) {
         self.probed_at = Instant::now();
-        match self.check_space().and_then(|()| self.begin_segment()) {
+        // It may be our own backlog that filled the file system: first what is of no more use goes, then
+        // what must give way.
+        let swept = self.sweep();
+        self.make_room(0);
+        match swept.and_then(|()| self.check_space()).and_then(|()| self.begin_segment()) {
             Ok(()) => {
                 self.shared.lock().pass_through = None;
                 tracing::info!("the disk takes rows again");
@@ -90,11 +96,16 @@ impl Buffer {
         }
     }
 
-    /// Takes a group that the disk refused; its rows must carry `VOLATILE`. `done` is called when Kafka
-    /// has all of its rows, and dropped if some of them had to give way.
-    pub fn pass(&mut self, group: &Group, done: Done) {
-        let done = Arc::new(done);
+    /// Takes a group that the disk refused; its rows must carry `VOLATILE`. Its publishes are confirmed when
+    /// Kafka has all of its rows.
+    ///
+    /// Gives the publishes whose rows had to give way, of this group or an earlier one: they are never
+    /// confirmed, so that the broker sends them again, and must then be taken as new.
+    pub fn pass(&mut self, group: &Group, confirms: Vec<Confirm>) -> Vec<PublishId> {
+        let (again, first): (Vec<_>, Vec<_>) =
+            confirms.into_iter().partition(|c| c.how == Confirmed::Redelivered);
         let mut state = self.shared.lock();
+        let done = state.wait(first, group.rows.len());
         for rows in &group.rows {
             let head = rows.head();
             if let Some(stream) = state.streams.get_mut(&head.stream) {
@@ -108,7 +119,7 @@ impl Buffer {
                 item: rows.item.clone(),
                 layout: rows.layout.clone(),
                 in_flight: false,
-                done: Arc::clone(&done),
+                done: done.into_iter().collect(),
             };
             let number = state.next_passing;
             state.passing.insert(number, passing);
@@ -117,40 +128,140 @@ impl Buffer {
         let note = Note {
             flushed_us: state.last_flushed_us.unwrap_or_default(),
             sources: group.sources.iter().map(|(m, c)| (m.clone(), delta_of(c))).collect(),
-            hashes: group.hashes.clone(),
+            // The hashes are remembered when Kafka has the rows: until then a kill forgets both.
+            hashes: Vec::new(),
             redelivered: group.redelivered,
             births: group.births.iter().map(|(stream, item)| (*stream, hex(item))).collect(),
             ..Note::default()
         };
         state.fold_note(&note);
-        give_way(&mut state);
+        again.into_iter().for_each(|confirm| state.confirm_again(confirm));
+        let gone = state.give_way();
         drop(state);
-        // A group without rows has reached its end.
-        if let Some(done) = Arc::into_inner(done) {
-            done.run();
-        }
         self.shared.changed.notify_one();
+        gone
+    }
+
+    /// Confirms publishes that a flush made durable; one that came again while its rows pass through memory
+    /// waits for Kafka as they do.
+    pub fn confirm(&self, confirms: Vec<Confirm>) {
+        let mut state = self.shared.lock();
+        for confirm in confirms {
+            match confirm.how {
+                Confirmed::Stored => confirm.send(),
+                Confirmed::Redelivered => state.confirm_again(confirm),
+            }
+        }
     }
 }
 
-/// Drops the oldest rows beyond the bound, and declares them.
-fn give_way(state: &mut State) {
-    let mut bytes: usize = state.passing.values().map(|p| p.item.len()).sum();
-    while bytes > PASSING_MAX_BYTES
-        && let Some((_, passing)) = state.passing.pop_first()
-    {
-        bytes -= passing.item.len();
-        let head = passing.head;
-        if let Some(stream) = state.streams.get_mut(&head.stream) {
-            stream.lose(LossReason::DroppedOldest, Amount { rows: head.rows, points: head.points });
-        }
-        let range = Some(head.first_seq..=head.last_seq());
-        state.add_loss(head.stream, LossReason::DroppedOldest, range, None, head.points);
+/// A publish: the hash of its session and its own (D5).
+pub type PublishId = (u64, u64);
+
+/// Whom to tell what became of a publish. Dropped without a word, the source breaks its connection and the
+/// broker sends the publish again.
+#[derive(Debug)]
+pub struct Confirm {
+    /// Which.
+    pub publish: PublishId,
+    /// What to say.
+    pub how: Confirmed,
+    /// To whom.
+    pub tell: oneshot::Sender<Confirmed>,
+}
+
+impl Confirm {
+    fn send(self) {
+        // A source that has gone does not need to know.
+        let _ = self.tell.send(self.how);
     }
+}
+
+/// Publishes that are confirmed together.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// Items that must be settled first.
+    left: usize,
+    confirms: Vec<Confirm>,
 }
 
 impl Done {
-    pub(super) fn run(self) {
-        self.0.into_iter().for_each(|tell| tell());
+    /// Tells whether all of it only repeats an earlier publish, on a connection that is gone.
+    fn is_abandoned(&self) -> bool {
+        self.confirms.iter().all(|c| c.how == Confirmed::Redelivered && c.tell.is_closed())
+    }
+}
+
+impl State {
+    /// Makes confirmations wait for so many items; for none they go out at once.
+    fn wait(&mut self, confirms: Vec<Confirm>, items: usize) -> Option<u64> {
+        let number = self.next_done;
+        self.next_done += 1;
+        self.done.insert(number, Done { left: items, confirms });
+        if items > 0 {
+            return Some(number);
+        }
+        self.finish(number);
+        None
+    }
+
+    /// Confirms what waited only for an item that is settled now: Kafka has it, or will never take it.
+    pub(super) fn release(&mut self, done: &[u64]) {
+        for number in done {
+            let Some(waiting) = self.done.get_mut(number) else { continue };
+            waiting.left = waiting.left.saturating_sub(1);
+            if waiting.left == 0 {
+                self.finish(*number);
+            }
+        }
+    }
+
+    fn finish(&mut self, number: u64) {
+        for confirm in self.done.remove(&number).into_iter().flat_map(|done| done.confirms) {
+            if confirm.how == Confirmed::Stored {
+                let (session, hash) = confirm.publish;
+                self.remember_hashes(session, &[hash]);
+            }
+            confirm.send();
+        }
+    }
+
+    /// Confirms a publish that came again: at once, or when every item is settled that may hold its rows.
+    fn confirm_again(&mut self, confirm: Confirm) {
+        let has = |done: &Done| done.confirms.iter().any(|c| c.publish == confirm.publish);
+        let numbers: BTreeSet<u64> = self.done.iter().filter(|(_, d)| has(d)).map(|(&n, _)| n).collect();
+        let holds = |p: &Passing| p.done.iter().any(|number| numbers.contains(number));
+        let items: Vec<u64> = self.passing.iter().filter(|(_, p)| holds(p)).map(|(&n, _)| n).collect();
+        // Every connection brings it once; those that are gone do not pile up.
+        self.done.retain(|_, done| !done.is_abandoned());
+        let Some(number) = self.wait(vec![confirm], items.len()) else { return };
+        for item in items {
+            if let Some(passing) = self.passing.get_mut(&item) {
+                passing.done.retain(|number| self.done.contains_key(number));
+                passing.done.push(number);
+            }
+        }
+    }
+
+    /// Drops the oldest rows beyond the bound, declares them, and gives the publishes that they came from:
+    /// nobody is told of these.
+    fn give_way(&mut self) -> Vec<PublishId> {
+        let mut gone = Vec::new();
+        let mut bytes: usize = self.passing.values().map(|p| p.item.len()).sum();
+        while bytes > PASSING_MAX_BYTES
+            && let Some((_, passing)) = self.passing.pop_first()
+        {
+            bytes -= passing.item.len();
+            let head = passing.head;
+            if let Some(stream) = self.streams.get_mut(&head.stream) {
+                stream.lose(LossReason::DroppedOldest, Amount { rows: head.rows, points: head.points });
+            }
+            let range = Some(head.first_seq..=head.last_seq());
+            self.add_loss(head.stream, LossReason::DroppedOldest, range, None, head.points);
+            let void = passing.done.iter().filter_map(|number| self.done.remove(number));
+            let void = void.flat_map(|done| done.confirms).filter(|c| c.how == Confirmed::Stored);
+            gone.extend(void.map(|c| c.publish));
+        }
+        gone
     }
 }

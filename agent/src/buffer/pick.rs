@@ -1,5 +1,6 @@
 //! What the uplink is given next: births and losses, rows that pass through memory, rows that were given
-//! back, then the oldest that were never handed out. Pure functions of the state.
+//! back, then rows that were never handed out, of this start before those of earlier ones (D9). Pure
+//! functions of the state.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -80,46 +81,85 @@ pub(super) fn stored(
     }
 }
 
+/// Rows that are read in order, beside the others: every stream is of one epoch, so that all of its rows
+/// stand in one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Rows of this start: nothing older of their streams waits elsewhere.
+    Live,
+    /// Rows that earlier starts left.
+    Backlog,
+}
+
+/// For each lane the next entry to hand out for the first time.
+#[derive(Debug)]
+pub(super) struct Cursors {
+    /// The first entry of this start.
+    pub(super) first_live: u64,
+    pub(super) backlog: u64,
+    pub(super) live: u64,
+}
+
+impl Cursors {
+    pub(super) const fn of(&mut self, lane: Lane) -> &mut u64 {
+        match lane {
+            Lane::Live => &mut self.live,
+            Lane::Backlog => &mut self.backlog,
+        }
+    }
+}
+
 /// Entries of one segment that may be read next.
 pub(super) struct NextRange {
     pub(super) segment: u64,
     pub(super) range: RangeInclusive<u64>,
     /// Entries in it that are acknowledged.
     pub(super) skip: IntervalSet,
-    pub(super) is_fresh: bool,
+    /// Whose cursor follows; `None` for what was given back.
+    pub(super) lane: Option<Lane>,
 }
 
-/// Finds what to read next: what was given back, then what was never handed out.
-pub(super) fn next_range(state: &mut State) -> Option<NextRange> {
+/// Finds what was given back and is to be read again.
+pub(super) fn next_given_back(state: &mut State) -> Option<NextRange> {
     while let Some(&entry) = state.given_back.first() {
         let sound =
             state.segment_of(entry).filter(|f| state.segments.get(f).is_some_and(|s| s.damaged.is_none()));
         if let Some(segment) = sound {
-            let range = entry..=entry;
-            return Some(NextRange { segment, range, skip: IntervalSet::new(), is_fresh: false });
+            return Some(NextRange { segment, range: entry..=entry, skip: IntervalSet::new(), lane: None });
         }
         state.given_back.remove(&entry);
     }
+    None
+}
+
+/// Finds what of a lane was never handed out.
+pub(super) fn next_fresh(state: &mut State, lane: Lane) -> Option<NextRange> {
+    let end = match lane {
+        Lane::Live => u64::MAX,
+        Lane::Backlog => state.cursors.first_live.saturating_sub(1),
+    };
     loop {
-        let cursor = state.cursor;
-        let holding = state.segment_of(cursor);
-        let (&first, segment) = match holding {
+        let cursor = *state.cursors.of(lane);
+        let (&first, segment) = match state.segment_of(cursor) {
             Some(first) => state.segments.get_key_value(&first)?,
             None => state.segments.range(cursor..).next()?,
         };
+        let (from, last) = (cursor.max(first), segment.last.min(end));
+        if from > end {
+            return None;
+        }
         if segment.damaged.is_some() || segment.last < first {
-            state.cursor = segment.last.max(first) + 1;
+            *state.cursors.of(lane) = segment.last.max(first) + 1;
             continue;
         }
-        let range = cursor.max(first)..=segment.last;
-        let mut left = state.acknowledged.missing_in(range.clone());
+        let mut left = state.acknowledged.missing_in(from..=last);
         state.refused.keys().for_each(|&entry| left.remove(entry..=entry));
         let Some(from) = left.ranges().next().map(|r| *r.start()) else {
-            state.cursor = segment.last + 1;
+            *state.cursors.of(lane) = last + 1;
             continue;
         };
-        let range = from..=segment.last;
+        let range = from..=last;
         let skip = left.missing_in(range.clone());
-        return Some(NextRange { segment: first, range, skip, is_fresh: true });
+        return Some(NextRange { segment: first, range, skip, lane: Some(lane) });
     }
 }

@@ -8,9 +8,9 @@ use millrace_protocol::{IntervalSet, Layout, LayoutId, LossReason, StreamId};
 
 use super::entry::{Entry, RowsHead};
 use super::open::segment_folder;
-use super::pick::{Basket, NextRange, next_range, stored, take_notices, take_passing};
+use super::pick::{Basket, Lane, NextRange, next_fresh, next_given_back, stored, take_notices, take_passing};
 use super::segment::{Kind, Segment};
-use super::state::Flight;
+use super::state::{Flight, State};
 use super::{BufferError, Position, Shared};
 use crate::books::Books;
 
@@ -78,30 +78,47 @@ pub struct BufferReader {
 impl BufferReader {
     /// Takes items that were not handed out yet, at least one if any waits, until they have `max_bytes`.
     ///
-    /// Births and losses come first, then what was given back, then the oldest rows; of one stream in
-    /// order. Blocks on the disk: call it outside the async runtime's threads.
+    /// Births and losses come first, then what was given back, then rows of this start, then those of
+    /// earlier starts, which are left half of the room and have at least one item (D9); each oldest first
+    /// and of one stream in order. Blocks on the disk: call it outside the async runtime's threads.
     #[must_use]
     pub fn take(&self, max_bytes: usize) -> Vec<Stored> {
         let gate = self.shared.gate();
         let mut basket = Basket { taken: Vec::new(), bytes: 0, max_bytes };
-        {
+        let has_backlog = {
             let mut state = self.shared.lock();
             take_notices(&mut state, &mut basket);
             take_passing(&mut state, &mut basket);
+            next_fresh(&mut state, Lane::Backlog).is_some()
+        };
+        self.fill(&mut basket, next_given_back);
+        let before = basket.taken.len();
+        if has_backlog {
+            basket.max_bytes = basket.bytes + max_bytes.saturating_sub(basket.bytes) / 2;
         }
+        self.fill(&mut basket, |state| next_fresh(state, Lane::Live));
+        let is_shared = has_backlog && basket.taken.len() > before;
+        basket.max_bytes = max_bytes.max(if is_shared { basket.bytes + 1 } else { 0 });
+        self.fill(&mut basket, |state| next_fresh(state, Lane::Backlog));
+        basket.max_bytes = max_bytes;
+        // Room that the end of the backlog left over.
+        self.fill(&mut basket, |state| next_fresh(state, Lane::Live));
+        self.close_idle();
+        drop(gate);
+        basket.taken
+    }
+
+    /// Reads what `next` names until the basket is full or there is nothing more.
+    fn fill(&self, basket: &mut Basket, next: fn(&mut State) -> Option<NextRange>) {
         while !basket.is_full() {
-            let next = next_range(&mut self.shared.lock());
-            let Some(next) = next else { break };
-            if let Err(error) = self.take_range(&next, &mut basket) {
+            let Some(next) = next(&mut self.shared.lock()) else { break };
+            if let Err(error) = self.take_range(&next, basket) {
                 self.trouble(next.segment, &error);
                 if !matches!(error, BufferError::Damaged { .. }) {
                     break;
                 }
             }
         }
-        self.close_idle();
-        drop(gate);
-        basket.taken
     }
 
     /// Reads entries of one segment; what was read counts as handed out.
@@ -153,8 +170,9 @@ impl BufferReader {
                 ),
             });
         }
-        if next.is_fresh {
-            state.cursor = state.cursor.max(expected);
+        if let Some(lane) = next.lane {
+            let cursor = state.cursors.of(lane);
+            *cursor = expected.max(*cursor);
         }
         // A note, or what was acknowledged in the meantime, is done with.
         state.given_back.retain(|number| !next.range.contains(number));
@@ -205,12 +223,13 @@ impl BufferReader {
     /// Closes segments that are neither written to nor read next.
     fn close_idle(&self) {
         let mut state = self.shared.lock();
-        let reading = state.segments.range(..=state.cursor).next_back().map(|(&first, _)| first);
+        let holding = |entry: u64| state.segments.range(..=entry).next_back().map(|(&first, _)| first);
         let newest = state.segments.keys().next_back().copied();
+        let used = [holding(state.cursors.backlog), holding(state.cursors.live), newest];
         let idle: Vec<Segment> = state
             .segments
             .iter_mut()
-            .filter(|(first, _)| Some(**first) != reading && Some(**first) != newest)
+            .filter(|(first, _)| !used.contains(&Some(**first)))
             .filter_map(|(_, s)| s.open.take())
             .collect();
         drop(state);
@@ -219,7 +238,6 @@ impl BufferReader {
 
     /// Forgets items that Kafka has.
     pub fn acknowledge(&self, positions: &[Position]) {
-        let mut done = Vec::new();
         let mut state = self.shared.lock();
         for &position in positions {
             match position {
@@ -227,7 +245,7 @@ impl BufferReader {
                 Position::Passing(number) => {
                     if let Some(passing) = state.passing.remove(&number) {
                         state.count_acknowledged(&passing.head);
-                        done.extend(Arc::into_inner(passing.done));
+                        state.release(&passing.done);
                     }
                 }
                 Position::Entry(number) => {
@@ -238,8 +256,6 @@ impl BufferReader {
                 }
             }
         }
-        drop(state);
-        done.into_iter().for_each(super::state::Done::run);
     }
 
     /// Hands items out again: what became of them is not known.
@@ -278,6 +294,8 @@ impl BufferReader {
                 if let Some(passing) = state.passing.remove(&number) {
                     let head = passing.head;
                     state.fold_loss(head.stream, reason, head.first_seq..=head.last_seq(), head.points);
+                    // It would be refused again: the broker need not send it a second time.
+                    state.release(&passing.done);
                 }
             }
             Position::Entry(number) => {

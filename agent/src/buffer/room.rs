@@ -8,24 +8,39 @@ use millrace_protocol::LossReason;
 use super::BufferError;
 use super::entry::RowsHead;
 use super::open::{bad_folder, lose_contents, segment_folder};
+use super::pass::FREE_BYTES;
 use super::segment::Segment;
 use super::state::Amount;
 use super::writer::{Buffer, LOG_FACTOR, SLED_SEGMENT_BYTES};
 use crate::config::WhenFull;
 
+/// What the buffer leaves free in the file system: as much again as the disk needs to count as alive, for
+/// the notes of losses and for what others write. *Units*: bytes.
+const KEPT_FREE_BYTES: u64 = 2 * FREE_BYTES;
+/// While the buffer takes no more segments than these it is somebody else who fills the file system, and
+/// dropping rows would not help.
+const OURS_SEGMENTS: u64 = 4;
+
 impl Buffer {
     /// Makes room for a write; `false` if there is none and nothing may be dropped.
     pub(super) fn make_room(&mut self, bytes: u64) -> bool {
-        let reserve = self.options.max_bytes / 20;
-        let limit = self.options.max_bytes.saturating_sub(reserve);
         let need = bytes.saturating_mul(LOG_FACTOR).saturating_add(SLED_SEGMENT_BYTES);
-        while self.disk_bytes().saturating_add(need) > limit {
+        while self.disk_bytes().saturating_add(need) > self.limit() {
             let is_freed = self.options.when_full == WhenFull::DropOldest && self.drop_oldest();
             if !is_freed {
                 return false;
             }
         }
         true
+    }
+
+    /// Gives what the buffer may take: the cap but for 5 %, or what the file system has for it if that is
+    /// less, so that a cap that was set too large drops by policy before the disk is full.
+    fn limit(&self) -> u64 {
+        let cap = self.options.max_bytes.saturating_sub(self.options.max_bytes / 20);
+        let Some(free) = self.disk.available_bytes(&self.folder) else { return cap };
+        let there = self.disk_bytes().saturating_add(free).saturating_sub(KEPT_FREE_BYTES);
+        cap.min(there.max(OURS_SEGMENTS * self.segment_bytes))
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
@@ -36,11 +51,11 @@ impl Buffer {
 
     /// Drops the oldest segment that is not in the uplink's hands, or else the oldest (D4).
     pub(super) fn drop_oldest(&mut self) -> bool {
-        let Some(active) = self.active.as_ref().map(|a| a.first) else { return false };
+        let active = self.active.as_ref().map(|a| a.first);
         let victim = {
             let state = self.shared.lock();
             let in_hands = |first: u64, last: u64| state.in_flight.range(first..=last).next().is_some();
-            let mut closed = state.segments.iter().filter(|&(&first, _)| first != active);
+            let mut closed = state.segments.iter().filter(|&(&first, _)| Some(first) != active);
             let free = closed.clone().find(|&(&first, s)| !in_hands(first, s.last));
             free.or_else(|| closed.next()).map(|(&first, _)| first)
         };
@@ -48,7 +63,7 @@ impl Buffer {
             Some(first) => {
                 let before = self.disk_bytes();
                 self.lose_segment(first);
-                if let Err(error) = self.tidy() {
+                if let Err(error) = self.sweep() {
                     tracing::error!(%error, "a dropped segment cannot be removed");
                     return false;
                 }
@@ -56,6 +71,7 @@ impl Buffer {
             }
             // Only the active one is left: it becomes the oldest, unless it is new itself.
             None => {
+                let Some(active) = active else { return false };
                 let is_new = self.shared.lock().segments.get(&active).is_none_or(|s| s.last <= active);
                 !is_new && self.begin_segment().is_ok() && self.drop_oldest()
             }
@@ -106,7 +122,7 @@ impl Buffer {
         heads.ok()
     }
 
-    /// Sets damaged segments aside, removes finished ones, saves acknowledgements, tries a dead disk.
+    /// Tries a dead disk; sets damaged segments aside, removes finished ones, saves acknowledgements.
     ///
     /// *Errors*: the disk refuses; what was not done is done the next time.
     pub fn tidy(&mut self) -> Result<(), BufferError> {
@@ -115,6 +131,11 @@ impl Buffer {
             // A dead disk is not asked for anything until the next probe.
             return Ok(());
         }
+        self.sweep()
+    }
+
+    /// Does what [`Self::tidy`] does, to a dead disk too.
+    pub(super) fn sweep(&mut self) -> Result<(), BufferError> {
         let damaged: Vec<(u64, String)> = {
             let state = self.shared.lock();
             state.segments.iter().filter_map(|(&f, s)| Some((f, s.damaged.clone()?))).collect()

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Note, RowsHead, unhex};
 use super::notice::{Notice, NoticeBody};
+use super::pass::Done;
+use super::pick::Cursors;
 use super::segment::Segment;
 use crate::delivery::SourceCounts;
 
@@ -112,18 +114,8 @@ pub(super) struct Passing {
     pub(super) item: Vec<u8>,
     pub(super) layout: Option<Arc<Layout>>,
     pub(super) in_flight: bool,
-    /// Told when Kafka has every item of the group.
-    pub(super) done: Arc<Done>,
-}
-
-/// Whom to tell when rows that passed through memory have reached Kafka.
-#[derive(Default)]
-pub struct Done(pub Vec<Box<dyn FnOnce() + Send + Sync>>);
-
-impl std::fmt::Debug for Done {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Done({})", self.0.len())
-    }
+    /// The [`Done`]s that wait for it: of its own group, and of publishes that came again meanwhile.
+    pub(super) done: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -146,8 +138,7 @@ pub(super) struct State {
     pub(super) given_back: BTreeSet<u64>,
     /// Refused by Kafka; the next flush makes losses of them.
     pub(super) refused: BTreeMap<u64, (Flight, LossReason)>,
-    /// Next entry to hand out for the first time.
-    pub(super) cursor: u64,
+    pub(super) cursors: Cursors,
     /// Last durable entry.
     pub(super) durable: u64,
     pub(super) layouts: HashMap<LayoutId, Arc<Layout>>,
@@ -161,6 +152,9 @@ pub(super) struct State {
     pub(super) pass_through: Option<String>,
     pub(super) passing: BTreeMap<u64, Passing>,
     pub(super) next_passing: u64,
+    /// Publishes that are confirmed when rows that pass through memory are in Kafka.
+    pub(super) done: BTreeMap<u64, Done>,
+    pub(super) next_done: u64,
 }
 
 impl State {
@@ -181,7 +175,7 @@ impl State {
             in_flight: BTreeMap::new(),
             given_back: BTreeSet::new(),
             refused: BTreeMap::new(),
-            cursor: 1,
+            cursors: Cursors { first_live: 1, backlog: 1, live: 1 },
             durable: 0,
             layouts: HashMap::new(),
             hashes: BTreeMap::new(),
@@ -194,6 +188,8 @@ impl State {
             pass_through: None,
             passing: BTreeMap::new(),
             next_passing: 1,
+            done: BTreeMap::new(),
+            next_done: 1,
         }
     }
 
@@ -302,11 +298,8 @@ impl State {
         if note.carries_hashes {
             self.hashes.clear();
         }
-        let kept = self.hashes_kept;
         for (session, hashes) in &note.hashes {
-            let ring = self.hashes.entry(*session).or_default();
-            ring.extend(hashes);
-            ring.drain(..ring.len().saturating_sub(kept));
+            self.remember_hashes(*session, hashes);
         }
         self.redelivered = self.redelivered.saturating_add(note.redelivered);
         for (stream, birth) in &note.births {
@@ -319,6 +312,13 @@ impl State {
                 self.fold_loss(loss.stream, reason, loss.from..=loss.to, loss.points);
             }
         }
+    }
+
+    /// Adds to the publishes by which redeliveries are recognised (D5).
+    pub(super) fn remember_hashes(&mut self, session: u64, hashes: &[u64]) {
+        let ring = self.hashes.entry(session).or_default();
+        ring.extend(hashes);
+        ring.drain(..ring.len().saturating_sub(self.hashes_kept));
     }
 
     /// Counts rows that will not come and makes their loss a notice. Rows that were not numbered yet

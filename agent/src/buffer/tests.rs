@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use millrace_protocol::{
@@ -17,6 +17,7 @@ use crate::delivery::SourceCounts;
 
 mod crash;
 mod damage;
+mod lanes;
 mod model;
 
 /// A disk that breaks off at a step, as the end of the process or of the power would.
@@ -24,7 +25,8 @@ mod model;
 struct TestDisk {
     inner: Mutex<Breaking>,
     is_full: AtomicBool,
-    is_nearly_full: AtomicBool,
+    /// What the file system holds, if it has a bound. *Units*: bytes.
+    capacity: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -38,8 +40,9 @@ struct Breaking {
 }
 
 impl Faults for TestDisk {
-    fn available_bytes(&self) -> Option<u64> {
-        self.is_nearly_full.load(Ordering::SeqCst).then_some(1 << 20)
+    fn available_bytes(&self, folder: &Path) -> Option<u64> {
+        let capacity = self.capacity.load(Ordering::SeqCst);
+        (capacity > 0).then(|| capacity.saturating_sub(super::disk::folder_bytes(folder)))
     }
 
     fn at(&self, step: Step, path: &Path) -> io::Result<()> {

@@ -258,12 +258,12 @@ impl Buffer {
         if self.active.is_none() {
             return Flushed::DiskDead;
         }
+        let bytes: usize = group.rows.iter().map(|r| r.item.len() + 64).sum();
+        let has_room = group.rows.is_empty() || self.make_room(bytes as u64);
         if let Err(error) = self.check_space() {
             self.die(&error);
             return Flushed::DiskDead;
         }
-        let bytes: usize = group.rows.iter().map(|r| r.item.len() + 64).sum();
-        let has_room = group.rows.is_empty() || self.make_room(bytes as u64);
         match self.write(group, has_room) {
             Ok(()) if has_room => Flushed::Stored,
             Ok(()) => Flushed::Refused,

@@ -1,6 +1,10 @@
 //! Damaged segments, a damaged manifest, a full buffer, a dead disk.
 
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+
 use super::*;
+use crate::delivery::Confirmed;
 
 fn fill(buffer: &mut Buffer, segments: u64) {
     for n in 0..segments {
@@ -160,7 +164,7 @@ fn a_full_disk_turns_into_pass_through_and_back() {
 
 #[test]
 fn sled_is_kept_away_from_a_file_system_that_is_nearly_full() {
-    full_disk(|disk, is_full| disk.is_nearly_full.store(is_full, Ordering::SeqCst));
+    full_disk(|disk, is_full| disk.capacity.store(u64::from(is_full) << 20, Ordering::SeqCst));
 }
 
 fn full_disk(fill_disk: fn(&TestDisk, bool)) {
@@ -172,18 +176,19 @@ fn full_disk(fill_disk: fn(&TestDisk, bool)) {
     let passing = group(rows);
     assert_eq!(buffer.flush(&passing), Flushed::DiskDead);
     assert!(reader.health().pass_through.unwrap().contains("space"), "the reason is named");
-    let told = Arc::new(AtomicBool::new(false));
-    let tell = Arc::clone(&told);
-    buffer.pass(&passing, Done(vec![Box::new(move || tell.store(true, Ordering::SeqCst))]));
+    let (confirm, mut told) = confirm(1, Confirmed::Stored);
+    assert_eq!(buffer.pass(&passing, vec![confirm]), []);
     let taken = reader.take(usize::MAX);
     assert_eq!(
         taken.iter().filter_map(|s| s.seq).collect::<Vec<_>>(),
         [(11, 15), (1, 10)],
         "both can be read"
     );
-    assert!(!told.load(Ordering::SeqCst));
+    assert_eq!(told.try_recv(), Err(TryRecvError::Empty));
+    assert_eq!(buffer.hashes(), [], "a kill forgets the rows, and so it must the publish");
     reader.acknowledge(&positions(&taken));
-    assert!(told.load(Ordering::SeqCst), "the source is told when Kafka has it");
+    assert_eq!(told.try_recv(), Ok(Confirmed::Stored), "the source is told when Kafka has it");
+    assert_eq!(buffer.hashes(), [(7, vec![1])]);
     fill_disk(&rig.disk, false);
     buffer.revive();
     assert_eq!(reader.health().pass_through, None);
@@ -192,6 +197,117 @@ fn full_disk(fill_disk: fn(&TestDisk, bool)) {
     let books = reader.books();
     assert!(books.balanced);
     assert_eq!((books.transport[0].rows.numbered, books.transport[0].rows.waiting), (16, 1));
+}
+
+#[test]
+fn a_cap_larger_than_the_file_system_drops_by_policy_before_the_disk_is_full() {
+    for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
+        let mut rig = Rig::new();
+        (rig.max_bytes, rig.when_full) = (48 << 20, when_full);
+        // 18 MiB beside the 64 that stay free.
+        rig.disk.capacity.store(82 << 20, Ordering::SeqCst);
+        let (mut buffer, reader) = rig.start();
+        for n in 0..40 {
+            let rows = (0..4).map(|i| new_rows(&mut buffer, 0, 1 + 40 * n + 10 * i, 10, 100_000)).collect();
+            let flushed = buffer.flush(&group(rows));
+            assert_ne!(flushed, Flushed::DiskDead, "{when_full:?}");
+            let on_disk = super::super::disk::folder_bytes(&rig.folder());
+            assert!(on_disk <= 18 << 20, "{when_full:?}: {on_disk}");
+        }
+        let books = reader.books();
+        assert!(books.balanced, "{books:?}");
+        let rows = books.transport[0].rows;
+        assert!(rows.dropped > 300 && rows.waiting > 100, "{when_full:?}: {rows:?}");
+        assert_eq!((rows.numbered, rows.waiting + rows.dropped), (1600, 1600));
+    }
+}
+
+#[test]
+fn pass_through_ends_when_the_backlog_that_filled_the_file_system_is_sent() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    fill(&mut buffer, 4);
+    // With the segments there half of what they take is missing to the 32 MiB that must be free.
+    let used = super::super::disk::folder_bytes(&rig.folder());
+    rig.disk.capacity.store((32 << 20) + used / 2, Ordering::SeqCst);
+    let rows = vec![new_rows(&mut buffer, 0, 41, 1, 10)];
+    assert_eq!(buffer.flush(&group(rows)), Flushed::DiskDead);
+    buffer.revive();
+    assert!(reader.health().pass_through.is_some(), "nothing was sent yet");
+    reader.acknowledge(&positions(&reader.take(usize::MAX)));
+    buffer.revive();
+    assert_eq!(reader.health().pass_through, None);
+    let rows = vec![new_rows(&mut buffer, 0, 41, 1, 10)];
+    assert_eq!(buffer.flush(&group(rows)), Flushed::Stored);
+    rig.kill(buffer, reader);
+    let (_buffer, reader) = rig.start();
+    let taken = reader.take(usize::MAX);
+    assert_eq!(taken.iter().filter_map(|s| s.seq).collect::<Vec<_>>(), [(41, 41)]);
+    assert!(losses(&taken).is_empty(), "what was removed was acknowledged");
+}
+
+/// A publish that wants to be confirmed, and where it hears of it.
+fn confirm(hash: u64, how: Confirmed) -> (Confirm, oneshot::Receiver<Confirmed>) {
+    let (tell, told) = oneshot::channel();
+    (Confirm { publish: (7, hash), how, tell }, told)
+}
+
+/// Passes one item for each size given, all of one group.
+fn pass(buffer: &mut Buffer, first: u64, sizes: &[usize], confirms: Vec<Confirm>) -> Vec<PublishId> {
+    let rows = sizes.iter().zip(first..).map(|(&size, seq)| new_rows(buffer, 0, seq, 1, size)).collect();
+    let group = group(rows);
+    assert_eq!(buffer.flush(&group), Flushed::DiskDead);
+    buffer.pass(&group, confirms)
+}
+
+#[test]
+fn a_publish_that_comes_again_while_its_rows_pass_waits_for_kafka_as_they_do() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    rig.fill_disk(true);
+    let (first, mut told) = confirm(1, Confirmed::Stored);
+    pass(&mut buffer, 1, &[10, 10], vec![first]);
+    let (other, mut other_told) = confirm(2, Confirmed::Stored);
+    let (gone, gone_told) = confirm(1, Confirmed::Redelivered);
+    pass(&mut buffer, 3, &[10], vec![gone, other]);
+    drop(gone_told);
+    let (again, mut again_told) = confirm(1, Confirmed::Redelivered);
+    let (known, mut known_told) = confirm(3, Confirmed::Redelivered);
+    buffer.confirm(vec![again, known]);
+    assert_eq!(known_told.try_recv(), Ok(Confirmed::Redelivered), "its rows are on disk");
+    let taken: Vec<Stored> = reader.take(usize::MAX).into_iter().filter(|s| s.seq.is_some()).collect();
+    reader.acknowledge(&positions(&taken[..1]));
+    reader.acknowledge(&positions(&taken[2..]));
+    assert_eq!(other_told.try_recv(), Ok(Confirmed::Stored));
+    assert_eq!(
+        (told.try_recv(), again_told.try_recv()),
+        (Err(TryRecvError::Empty), Err(TryRecvError::Empty))
+    );
+    reader.acknowledge(&positions(&taken[1..2]));
+    assert_eq!((told.try_recv(), again_told.try_recv()), (Ok(Confirmed::Stored), Ok(Confirmed::Redelivered)));
+}
+
+#[test]
+fn a_publish_that_gave_way_even_in_part_is_never_confirmed() {
+    const LARGE: usize = 3 * 1024 * 1024;
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    rig.fill_disk(true);
+    let (first, mut told) = confirm(1, Confirmed::Stored);
+    let (again, mut again_told) = confirm(1, Confirmed::Redelivered);
+    assert_eq!(pass(&mut buffer, 1, &[LARGE, 10], vec![first, again]), []);
+    let (second, mut second_told) = confirm(2, Confirmed::Stored);
+    assert_eq!(pass(&mut buffer, 3, &[LARGE, LARGE], vec![second]), [(7, 1)]);
+    let closed = || Err(TryRecvError::Closed);
+    assert_eq!((told.try_recv(), again_told.try_recv()), (closed(), closed()), "the broker sends it again");
+    let taken = reader.take(usize::MAX);
+    assert_eq!(taken.iter().filter_map(|s| s.seq).collect::<Vec<_>>(), [(2, 2), (3, 3), (4, 4)]);
+    assert_eq!(ranges_of(&taken, 0), [(1, Some(1))]);
+    reader.acknowledge(&positions(&taken));
+    assert_eq!(second_told.try_recv(), Ok(Confirmed::Stored));
+    let books = reader.books();
+    assert!(books.balanced, "{books:?}");
+    assert_eq!((books.transport[0].rows.dropped, buffer.hashes()), (1, vec![(7, vec![2])]));
 }
 
 #[test]

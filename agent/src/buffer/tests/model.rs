@@ -51,6 +51,8 @@ struct Model {
     acknowledged: BTreeMap<StreamId, BTreeSet<u64>>,
     lost: BTreeMap<StreamId, BTreeSet<u64>>,
     hands: Vec<Stored>,
+    /// First sequences of the items that were handed out since the start.
+    handed: BTreeMap<StreamId, BTreeSet<u64>>,
 }
 
 struct World {
@@ -72,6 +74,7 @@ impl World {
             Event::Store { rows } => assert!(self.store(&rows)),
             Event::Take { bytes } => {
                 let taken = reader.take(bytes);
+                self.model.take(&taken);
                 self.model.hands.extend(taken);
             }
             Event::Acknowledge { every } => {
@@ -169,6 +172,7 @@ impl World {
 
     fn start(&mut self) {
         self.model.hands.clear();
+        self.model.handed.clear();
         self.running = Some(self.rig.start());
         // A flush that was not confirmed may be there all the same.
         let (_, reader) = self.running.as_ref().unwrap();
@@ -222,6 +226,17 @@ impl World {
 }
 
 impl Model {
+    /// What was never handed out comes in the order of its stream.
+    fn take(&mut self, taken: &[Stored]) {
+        for stored in taken {
+            let Some((from, _)) = stored.seq else { continue };
+            let handed = self.handed.entry(stored.stream.clone()).or_default();
+            let is_next = handed.last().is_none_or(|last| *last < from);
+            assert!(handed.contains(&from) || is_next, "{} {from} comes after {handed:?}", stored.stream);
+            handed.insert(from);
+        }
+    }
+
     fn acknowledge(&mut self, sent: &[Stored]) {
         for (stream, losses) in losses(sent) {
             let lost = self.lost.entry(stream).or_default();

@@ -430,7 +430,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_late_is_named_and_dropped_so_that_the_next_stage_can_end() {
         let mut supervisor = Supervisor::new(CancellationToken::new());
-        supervisor.deadline = Duration::from_millis(100);
+        supervisor.deadline = Duration::from_secs(2);
         let (feed, mut fed) = mpsc::channel::<u8>(1);
         supervisor.critical(Stage::Source, "stuck", |_| async move {
             feed.closed().await;

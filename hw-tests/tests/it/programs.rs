@@ -113,7 +113,8 @@ fn the_demo_plant_runs_takes_faults_and_stops_with_its_truth_complete() {
     let truth = Truth::load(truth.as_ref()).unwrap();
     assert!(truth.stopped);
     let press: Vec<_> = truth.readings.iter().filter(|reading| reading.machine == "hall3/press-01").collect();
-    assert_eq!((press.len(), press[0].values.len()), (1, 14));
+    // Another test's agent may knock at a port that its own plant has left; it is logged as well.
+    assert_eq!(press.first().map(|reading| reading.values.len()), Some(14));
     assert_eq!(press[0].values[0], ("polls_holding".to_owned(), TrueValue::Integer(1)));
     assert_eq!(plant.terminate(), Some(0));
 }

@@ -103,7 +103,7 @@ async fn a_batch_view_is_computed_by_the_running_collector_and_served() {
     let t0 = minute_ago();
     let values: Vec<f64> = (0..30).map(f64::from).collect();
     let (item, layout) = rows(1, t0, &values);
-    plant.send(2, &[birth(t0), item, progress(30, t0 + 30_000_000)], Some(&layout), 30).await;
+    plant.send(2, &[birth(t0), item, progress(30, t0 + 31_000_000)], Some(&layout), 30).await;
     until(&plant.lake(), "SELECT count(*) FROM features_press_10s", 3).await;
     let body = r#"{"feature_service": "model", "entities": {"machine": ["hall3/press-03"]}}"#;
     let answer =

@@ -5,12 +5,15 @@
 //! `numbered = in_lake + rejected + lost + accepted + stranded + in_transit + missing`; the audit reads
 //! and never writes.
 
+mod read;
+
 use std::collections::BTreeMap;
 
 use millrace_protocol::IntervalSet;
 use serde::Serialize;
 
-use crate::lake::db::{self, Row as _, SqliteConnection, SqliteRow};
+use crate::lake::db::{self, SqliteConnection};
+use crate::lake::write::set_text;
 
 /// Says why the audit could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -154,10 +157,10 @@ struct Entry {
 ///
 /// *Errors*: [`AuditError`]; nothing is changed in any case.
 pub async fn audit(conn: &mut SqliteConnection, machine: Option<&str>) -> Result<Audit, AuditError> {
-    let mut entries = read_streams(conn).await?;
-    read_losses(conn, &mut entries).await?;
-    read_accepted(conn, &mut entries).await?;
-    let orphans = read_lake(conn, &mut entries).await?;
+    let mut entries = read::streams(conn).await?;
+    read::losses(conn, &mut entries).await?;
+    read::accepted(conn, &mut entries).await?;
+    let orphans = read::lake(conn, &mut entries).await?;
     let newest = newest_of_chains(&entries);
     let mut streams: Vec<StreamAudit> = entries
         .iter()
@@ -230,7 +233,7 @@ fn sum(id: i64, entry: &Entry, newest: &BTreeMap<Chain, Newest>) -> StreamAudit 
         missing.union_with(&rest.intersection(&IntervalSet::from_iter([1..=entry.acknowledged])));
     }
     line.missing = missing.len();
-    line.missing_sequences = text(&missing);
+    line.missing_sequences = set_text(&missing);
     let open = rest.len() - missing.len();
     let ended = newest.get(&chain(&entry.line)).is_some_and(|newest| {
         newest.stream_id != id && newest.heard_progress && !newest.waiting.contains(&entry.line.epoch)
@@ -245,168 +248,12 @@ fn sum(id: i64, entry: &Entry, newest: &BTreeMap<Chain, Newest>) -> StreamAudit 
     line
 }
 
-async fn read_streams(conn: &mut SqliteConnection) -> Result<BTreeMap<i64, Entry>, AuditError> {
-    const WHAT: &str = "the ledger (table stream)";
-    let rows = db::query(
-        "SELECT stream_id, agent, epoch, m.name AS machine, category, sender, numbered, acknowledged, complete_until, \
-         append_ts, waiting, stored, rejected, repeated, conflicts FROM stream JOIN machine AS m USING (machine_id)",
-    )
-    .fetch_all(&mut *conn)
-    .await
-    .map_err(|source| AuditError::Sql { what: WHAT, source })?;
-    let mut entries = BTreeMap::new();
-    for row in &rows {
-        let (id, entry) = entry(row).map_err(|source| AuditError::Sql { what: WHAT, source })?;
-        let mut entry = entry;
-        entry.stored = column_set(row, id, "stored", WHAT)?;
-        entry.rejected = column_set(row, id, "rejected", WHAT)?;
-        entries.insert(id, entry);
-    }
-    Ok(entries)
-}
-
-fn entry(row: &SqliteRow) -> Result<(i64, Entry), db::Error> {
-    let count = |column: &str| row.try_get::<i64, _>(column).map(|n| u64::try_from(n).unwrap_or(0));
-    let line = StreamAudit {
-        machine: row.try_get("machine")?,
-        category: row.try_get("category")?,
-        agent: row.try_get("agent")?,
-        epoch: row.try_get("epoch")?,
-        numbered: count("numbered")?,
-        repeated: count("repeated")?,
-        conflicts: count("conflicts")?,
-        ..StreamAudit::default()
-    };
-    let entry = Entry {
-        line,
-        acknowledged: count("acknowledged")?,
-        sender: row.try_get("sender")?,
-        append_us: row.try_get::<Option<i64>, _>("append_ts")?.unwrap_or(0),
-        heard_progress: row.try_get::<Option<i64>, _>("complete_until")?.is_some(),
-        waiting: row.try_get("waiting")?,
-        ..Entry::default()
-    };
-    Ok((row.try_get("stream_id")?, entry))
-}
-
-fn column_set(
-    row: &SqliteRow,
-    stream_id: i64,
-    column: &'static str,
-    what: &'static str,
-) -> Result<IntervalSet, AuditError> {
-    let text: String = row.try_get(column).map_err(|source| AuditError::Sql { what, source })?;
-    parse(&text).ok_or(AuditError::Set { stream_id, column, text })
-}
-
-async fn read_losses(
-    conn: &mut SqliteConnection,
-    entries: &mut BTreeMap<i64, Entry>,
-) -> Result<(), AuditError> {
-    let failed = |source| AuditError::Sql { what: "the declared losses (table loss)", source };
-    let rows = db::query("SELECT stream_id, from_seq, to_seq FROM loss")
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(failed)?;
-    for row in &rows {
-        let id: i64 = row.try_get("stream_id").map_err(failed)?;
-        let from: i64 = row.try_get("from_seq").map_err(failed)?;
-        let to: Option<i64> = row.try_get("to_seq").map_err(failed)?;
-        if let Some(entry) = entries.get_mut(&id) {
-            // An open end reaches to the last sequence that anybody heard of.
-            let to = to.map_or(entry.line.numbered, |to| u64::try_from(to).unwrap_or(0));
-            entry.lost.insert(u64::try_from(from).unwrap_or(0)..=to);
-        }
-    }
-    Ok(())
-}
-
-async fn read_accepted(
-    conn: &mut SqliteConnection,
-    entries: &mut BTreeMap<i64, Entry>,
-) -> Result<(), AuditError> {
-    const WHAT: &str = "what was accepted (table audit_log)";
-    let failed = |source| AuditError::Sql { what: WHAT, source };
-    let rows = db::query("SELECT stream_id, sequences FROM audit_log")
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(failed)?;
-    for row in &rows {
-        let id: i64 = row.try_get("stream_id").map_err(failed)?;
-        let accepted = column_set(row, id, "sequences", WHAT)?;
-        if let Some(entry) = entries.get_mut(&id) {
-            entry.accepted.union_with(&accepted);
-        }
-    }
-    Ok(())
-}
-
-/// Reads which sequences stand in the lake, as ranges: the database finds them, so that a lake of any size
-/// is read in one pass and little memory. Gives the rows of unknown streams.
-async fn read_lake(
-    conn: &mut SqliteConnection,
-    entries: &mut BTreeMap<i64, Entry>,
-) -> Result<u64, AuditError> {
-    let failed = |source| AuditError::Sql { what: "the lake (table reading)", source };
-    let rows = db::query(
-        "SELECT stream_id, min(seq) AS first, max(seq) AS last, sum(copies) AS rows FROM (\
-           SELECT stream_id, seq, copies, seq - row_number() OVER (PARTITION BY stream_id ORDER BY seq) AS island \
-           FROM (SELECT stream_id, seq, count(*) AS copies FROM reading GROUP BY stream_id, seq)) \
-         GROUP BY stream_id, island",
-    )
-    .fetch_all(&mut *conn)
-    .await
-    .map_err(failed)?;
-    let mut orphans = 0;
-    for row in &rows {
-        let number = |column: &str| row.try_get::<i64, _>(column).map(|n| u64::try_from(n).unwrap_or(0));
-        let id: i64 = row.try_get("stream_id").map_err(failed)?;
-        let (first, last, copies) = (
-            number("first").map_err(failed)?,
-            number("last").map_err(failed)?,
-            number("rows").map_err(failed)?,
-        );
-        match entries.get_mut(&id) {
-            Some(entry) => {
-                entry.lake.insert(first..=last);
-                entry.lake_rows += copies;
-            }
-            None => orphans += copies,
-        }
-    }
-    Ok(orphans)
-}
-
-/// Reads a set of sequences as the ledger writes it: `1-500,502-777`, a single one also as `502`.
-fn parse(text: &str) -> Option<IntervalSet> {
-    let mut set = IntervalSet::new();
-    for part in text.split(',').filter(|part| !part.is_empty()) {
-        let (from, to) = part.split_once('-').unwrap_or((part, part));
-        set.insert(from.trim().parse().ok()?..=to.trim().parse().ok()?);
-    }
-    Some(set)
-}
-
-fn text(set: &IntervalSet) -> String {
-    let ranges: Vec<String> =
-        set.ranges()
-            .map(|r| {
-                if r.start() == r.end() {
-                    r.start().to_string()
-                } else {
-                    format!("{}-{}", r.start(), r.end())
-                }
-            })
-            .collect();
-    ranges.join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn set(text: &str) -> IntervalSet {
-        parse(text).unwrap()
+        crate::lake::read::parse_set(text).unwrap()
     }
 
     fn entry(epoch: &str, numbered: u64) -> Entry {

@@ -10,13 +10,28 @@ pub mod row;
 pub mod waveform;
 pub mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use db::SqliteConnection;
 
 /// Why the lake could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum LakeError {
+    /// There is no such file.
+    #[error("there is no lake at {}: `run` and `migrate` make one; if it stands elsewhere, see [lake] url", .file.display())]
+    Missing {
+        /// Where it should be.
+        file: PathBuf,
+    },
+    /// The file cannot be opened.
+    #[error("the lake at {} cannot be opened", .file.display())]
+    Open {
+        /// Which.
+        file: PathBuf,
+        /// The database's reason.
+        #[source]
+        source: db::Error,
+    },
     /// The database refused.
     #[error("the lake: cannot {what}")]
     Sql {
@@ -57,8 +72,8 @@ impl LakeError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Sql { source, .. } => db::is_transient(source),
-            Self::Stored { .. } | Self::Version { .. } | Self::Fenced { .. } => false,
+            Self::Sql { source, .. } | Self::Open { source, .. } => db::is_transient(source),
+            Self::Missing { .. } | Self::Stored { .. } | Self::Version { .. } | Self::Fenced { .. } => false,
         }
     }
 
@@ -74,9 +89,10 @@ impl LakeError {
 /// Opens the lake for writing and creates or upgrades its tables.
 ///
 /// # Errors
-/// [`LakeError::Sql`] and [`LakeError::Version`].
+/// [`LakeError::Open`], [`LakeError::Sql`] and [`LakeError::Version`].
 pub async fn open(file: &Path) -> Result<SqliteConnection, LakeError> {
-    let mut conn = db::open_writer(file).await.map_err(LakeError::sql("open the database for writing"))?;
+    let failed = |source| LakeError::Open { file: file.to_owned(), source };
+    let mut conn = db::open_writer(file).await.map_err(failed)?;
     ddl::migrate(&mut conn).await?;
     Ok(conn)
 }
@@ -84,9 +100,13 @@ pub async fn open(file: &Path) -> Result<SqliteConnection, LakeError> {
 /// Opens the lake for reading.
 ///
 /// # Errors
-/// [`LakeError::Sql`], when there is no lake, and [`LakeError::Version`].
+/// [`LakeError::Missing`], [`LakeError::Open`] and [`LakeError::Version`].
 pub async fn open_reader(file: &Path) -> Result<SqliteConnection, LakeError> {
-    let mut conn = db::open_reader(file).await.map_err(LakeError::sql("open the database for reading"))?;
+    if !file.exists() {
+        return Err(LakeError::Missing { file: file.to_owned() });
+    }
+    let failed = |source| LakeError::Open { file: file.to_owned(), source };
+    let mut conn = db::open_reader(file).await.map_err(failed)?;
     ddl::check_version(&mut conn).await?;
     Ok(conn)
 }

@@ -5,6 +5,7 @@
 mod it {
     mod functions;
     mod habits;
+    mod hostile;
     mod oracle;
     mod parity;
     mod plant;

@@ -59,10 +59,6 @@ impl Checked {
 
     /// Holds the views against the births in the lake. A lake that cannot be read is no fault of the files.
     async fn machines(&mut self, catalog: &Catalog, lake_file: &Path) {
-        if !lake_file.exists() {
-            self.unknown = Some(format!("there is no lake at {} yet", lake_file.display()));
-            return;
-        }
         match newest_births(lake_file).await {
             Ok(known) => {
                 self.machines = known.len();

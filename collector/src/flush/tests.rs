@@ -8,6 +8,7 @@ use millrace_protocol::{
 };
 
 mod batch;
+mod hostile;
 mod kinds;
 mod senders;
 

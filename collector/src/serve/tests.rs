@@ -219,6 +219,76 @@ async fn health_metrics_and_the_page_are_there() {
     server.end().await;
 }
 
+/// Bodies that are nearly right, and deep, long and odd ones.
+fn bodies() -> Vec<String> {
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree as _;
+    use proptest::test_runner::TestRunner;
+    let good =
+        r#"{"features": ["press:temp"], "entities": {"machine": ["h/a"]}, "full_feature_names": true}"#;
+    let word = prop::sample::select(vec![
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        ":",
+        ",",
+        "null",
+        "-1e999",
+        "1e308",
+        "true",
+        "\\u0000",
+        "\\ud800",
+        "\u{0}",
+        "\u{202e}",
+        "press:",
+        ":temp",
+        "press:temp:x",
+        "\"feature_service\": 3,",
+        "\"entities\": {},",
+        "\"machine\": [[]]",
+        "[null]",
+    ]);
+    let edits = prop::collection::vec((0..good.len(), 0usize..9, word), 1..5);
+    let mut runner = TestRunner::deterministic();
+    let nearly = (0..400).map(|_| {
+        let mut text = good.to_owned();
+        for (at, length, word) in edits.new_tree(&mut runner).unwrap().current() {
+            let bound = |mut at: usize| {
+                at = at.min(text.len());
+                while !text.is_char_boundary(at) {
+                    at -= 1;
+                }
+                at
+            };
+            text.replace_range(bound(at)..bound(at + length), word);
+        }
+        text
+    });
+    let deep = |open: &str| {
+        format!("{}{}", good.trim_end_matches('}'), format!(", \"x\": {}", open.repeat(100_000)))
+    };
+    let wide = json!({"features": vec!["press:temp"; 5_000], "entities": {"machine": ["h/a"]}}).to_string();
+    let many = json!({"features": ["press:temp"], "entities": {"machine": vec!["h/a"; 50_000]}}).to_string();
+    nearly.chain([deep("["), deep("{\"a\":"), "[".repeat(100_000), wide, many, String::new()]).collect()
+}
+
+#[tokio::test]
+async fn no_body_ends_the_server_and_every_answer_is_json() {
+    let server = start().await;
+    let mut seen = std::collections::BTreeSet::new();
+    for body in bodies() {
+        let (status, answer) = server.call("/get-online-features", Some(body.clone())).await;
+        let json = serde_json::from_str::<Json>(&answer);
+        assert!((200..=599).contains(&status) && json.is_ok(), "{status} {answer} to {body:.200}");
+        seen.insert(status);
+    }
+    // Nearly right ones reach every part of the way.
+    assert!(seen.is_superset(&[200, 422, 500].into()), "{seen:?}");
+    server.end().await;
+}
+
 #[test]
 fn other_than_loopback_addresses_are_refused() {
     for (address, kind) in [

@@ -118,6 +118,26 @@ async fn wrong_usage_and_wrong_files_exit_with_64_and_name_the_place() {
     assert_eq!(code, Some(64));
     let (code, text) = plant.verb(&["where", "hall3/press-03", "yesterday"]).await;
     assert!(code == Some(64) && text.contains("is no time"), "{code:?} {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_that_read_the_lake_name_its_file_when_it_is_not_there_or_none() {
+    let plant = Plant::start();
+    plant.features(PRESS);
+    let lake = plant.lake().display().to_string();
+    let verbs: &[&[&str]] = &[
+        &["status"],
+        &["audit"],
+        &["where", "hall3/press-03", "2026-01-01T00:00:00Z"],
+        &["explain", "press_10s:temp_max"],
+        &["dead-letters", "list"],
+    ];
+    for arguments in verbs {
+        let (code, text) = plant.verb(arguments).await;
+        let expected = format!("there is no lake at {lake}: `run` and `migrate` make one");
+        assert!(code == Some(1) && text.contains(&expected), "{arguments:?}: {code:?} {text}");
+    }
+    std::fs::write(plant.lake(), "this is a text and no database at all\n".repeat(100)).unwrap();
     let (code, text) = plant.verb(&["audit"]).await;
-    assert!(code == Some(1) && text.contains("cannot open the database"), "{code:?} {text}");
+    assert!(code == Some(1) && text.contains(&lake) && text.contains("not a database"), "{code:?} {text}");
 }

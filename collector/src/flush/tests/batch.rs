@@ -18,6 +18,7 @@ kind = "press"
 mode = "batch"
 run_every = "1 min"
 window = { size = "10 s" }
+lateness = "0 s"
 [feature_view.features]
 top = "max(temp)"
 n = "count(temp)"

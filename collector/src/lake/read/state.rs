@@ -30,7 +30,7 @@ pub fn parse_set(text: &str) -> Option<IntervalSet> {
     let mut set = IntervalSet::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
-        set.insert(from.parse().ok()?..=to.parse().ok()?);
+        set.insert(from.trim().parse().ok()?..=to.trim().parse().ok()?);
     }
     Some(set)
 }

@@ -164,9 +164,9 @@ impl App {
             let name = format!("mqtt {}", source.connection.name);
             supervisor.restartable(Stage::Source, name, Backoff::default(), move |token| source.run(token));
         }
-        // The batch stage ends when the last sender is gone: not before sources are stopped, even if
-        // there are none.
-        supervisor.critical(Stage::Source, "gate", |token| async move {
+        // The batch stage ends when the last sender is gone: not before the uplink is stopped, even if
+        // there are no sources.
+        supervisor.critical(Stage::Batch, "gate", |token| async move {
             token.cancelled().await;
             drop(deliveries);
             Ok::<_, TaskError>(())

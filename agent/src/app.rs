@@ -90,6 +90,7 @@ impl App {
             when_full: config.buffer.when_full,
             clock: WallClock(Arc::new(move || for_buffer.now_us())),
         })?;
+        clock.doubt(buffer.last_flushed_us(), buffer.unset_boot(), config.clock_hold);
         let newest = Newest::default();
         let observed = newest.clone();
         let horizon = Horizon::default();
@@ -100,6 +101,8 @@ impl App {
             mqtt_window: config.mqtt.iter().map(|m| m.receive_maximum).max().unwrap_or(NO_MQTT_WINDOW),
             observer: Some(Observer(Arc::new(move |delivery| observed.observe(delivery)))),
             horizon: horizon.clone(),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            clock_hold: config.clock_hold,
         };
         let batch = Batch::new(buffer, options)?;
         let client_id = format!("millrace-agent-{}", config.id);

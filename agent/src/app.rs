@@ -90,6 +90,7 @@ impl App {
             when_full: config.buffer.when_full,
             clock: WallClock(Arc::new(move || for_buffer.now_us())),
         })?;
+        clock.doubt(buffer.last_flushed_us(), buffer.unset_boot(), config.clock_hold);
         let newest = Newest::default();
         let observed = newest.clone();
         let horizon = Horizon::default();
@@ -100,6 +101,8 @@ impl App {
             mqtt_window: config.mqtt.iter().map(|m| m.receive_maximum).max().unwrap_or(NO_MQTT_WINDOW),
             observer: Some(Observer(Arc::new(move |delivery| observed.observe(delivery)))),
             horizon: horizon.clone(),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            clock_hold: config.clock_hold,
         };
         let batch = Batch::new(buffer, options)?;
         let client_id = format!("millrace-agent-{}", config.id);
@@ -164,9 +167,9 @@ impl App {
             let name = format!("mqtt {}", source.connection.name);
             supervisor.restartable(Stage::Source, name, Backoff::default(), move |token| source.run(token));
         }
-        // The batch stage ends when the last sender is gone: not before sources are stopped, even if
-        // there are none.
-        supervisor.critical(Stage::Source, "gate", |token| async move {
+        // The batch stage ends when the last sender is gone: not before the uplink is stopped, even if
+        // there are no sources.
+        supervisor.critical(Stage::Batch, "gate", |token| async move {
             token.cancelled().await;
             drop(deliveries);
             Ok::<_, TaskError>(())

@@ -4,18 +4,22 @@
 //! confirmed only after the flush that holds its rows, and confirmations go out in order of receipt.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_protocol::{Birth, BirthTag, Category, DEFAULT_CATEGORY, Item, MachineName};
+use millrace_protocol::{Birth, BirthTag, Category, ClockCorrection, DEFAULT_CATEGORY, Item, MachineName};
 use thiserror::Error;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use crate::buffer::{Buffer, Confirm, Flushed, Group};
+use crate::clock::Clock;
 use crate::delivery::{Confirmed, Delivery, Horizon, NewTags, Observer, SourceCounts};
 
+mod hold;
 mod pack;
 mod redelivery;
 
+use hold::{Hold, Order};
 use pack::{Packed, Waiting};
 use redelivery::Redelivery;
 
@@ -45,6 +49,10 @@ pub struct BatchOptions {
     pub observer: Option<Observer>,
     /// What sources have under way.
     pub horizon: Horizon,
+    /// The clock that sources read.
+    pub clock: Arc<dyn Clock>,
+    /// `[clock] hold`: how long rows of a clock that is not set wait before they are sent (D8).
+    pub clock_hold: Duration,
 }
 
 /// Says why the batch stage cannot start or go on.
@@ -81,6 +89,7 @@ pub struct Batch {
     last_flushed_us: Option<i64>,
     streams: HashMap<(MachineName, Category), OpenStream>,
     redelivery: Redelivery,
+    hold: Hold,
     pending: Pending,
 }
 
@@ -114,6 +123,7 @@ impl Batch {
         buffer.keep_hashes(kept);
         let mut batch = Self {
             redelivery: Redelivery::new(kept, buffer.hashes()),
+            hold: Hold::new(Arc::clone(&options.clock), options.clock_hold, buffer.unset_boot()),
             raw,
             started_us: buffer.now_us(),
             last_flushed_us: buffer.last_flushed_us(),
@@ -123,6 +133,7 @@ impl Batch {
             buffer,
         };
         batch.begin();
+        batch.look_at_clock();
         Ok(batch)
     }
 
@@ -194,6 +205,7 @@ impl Batch {
                 Ok(None) => break,
                 Err(_) => {}
             }
+            self.look_at_clock();
             // Take what is there already without asking the clock for each.
             while !self.is_full() {
                 match deliveries.try_recv() {
@@ -215,6 +227,30 @@ impl Batch {
         self.flush();
         self.buffer.close();
         Ok(())
+    }
+
+    /// Holds rows of this start back while the clock is not set, and places them when it is (D8).
+    fn look_at_clock(&mut self) {
+        match self.hold.look() {
+            Some(Order::Hold(boot_id)) => {
+                tracing::warn!("the clock is not set; what is read waits on disk until it is");
+                self.buffer.hold(boot_id);
+            }
+            Some(Order::LetGo) => {
+                tracing::warn!("the clock is still not set; rows go out flagged and wait in quarantine");
+                self.buffer.let_go();
+            }
+            Some(Order::Place { boot_id, offset_us }) => {
+                tracing::info!(offset_us, "the clock is set; what was read before is placed");
+                let correction = |stream: &OpenStream| {
+                    let after = stream.next_seq.saturating_sub(1);
+                    let item = ClockCorrection { after, boot_id, offset_us, from_monotonic_us: 0 };
+                    Some((stream.number, Item::Clock(item).encode().ok()?))
+                };
+                self.buffer.place(self.streams.values().filter_map(correction).collect());
+            }
+            None => {}
+        }
     }
 
     /// Tells when what waits must be flushed (D5).

@@ -26,9 +26,17 @@ pub trait Clock: Send + Sync {
     fn now_us(&self) -> i64;
     /// Gives the monotonic time. *Units*: microseconds since boot.
     fn monotonic_us(&self) -> i64;
+    /// Says which boot the monotonic time is of.
+    fn boot_id(&self) -> BootId;
     /// Gives the part of the agent's life in which the wall clock has not stepped, as of the last
     /// [`Clock::now_us`].
     fn segment(&self) -> ClockSegment;
+}
+
+impl std::fmt::Debug for dyn Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
 }
 
 /// The machine's own clocks: wall time anchored to the monotonic clock.
@@ -52,6 +60,15 @@ impl SystemClock {
         Self { started: Instant::now(), monotonic_at_start_us, anchor }
     }
 
+    /// Doubts the wall clock while it is earlier than `seen_us`, a time that it has shown before, and at any
+    /// time if `unset` is this boot: an earlier process of it did not see the clock set. It is doubted no
+    /// longer than `patience` from now: the time seen may have been the wrong one. *Units*: microseconds
+    /// since 1970-01-01 UTC.
+    pub fn doubt(&self, seen_us: Option<i64>, unset: Option<BootId>, patience: Duration) {
+        let until_us = self.monotonic_us().saturating_add(as_us(patience));
+        self.anchor().begin_doubt(seen_us, unset, until_us);
+    }
+
     fn anchor(&self) -> std::sync::MutexGuard<'_, Anchor> {
         // The anchor is whole after every statement, so a panic elsewhere does not spoil it.
         self.anchor.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -73,6 +90,10 @@ impl Clock for SystemClock {
 
     fn monotonic_us(&self) -> i64 {
         self.monotonic_at_start_us.saturating_add(as_us(self.started.elapsed()))
+    }
+
+    fn boot_id(&self) -> BootId {
+        self.anchor().boot_id
     }
 
     fn segment(&self) -> ClockSegment {
@@ -121,6 +142,17 @@ struct Anchor {
     offset_us: i64,
     last_monotonic_us: i64,
     is_synced: bool,
+    doubt: Option<Doubt>,
+}
+
+/// Why a wall clock of this century may be wrong all the same: a gateway without a battery comes up with
+/// the time at which it was switched off.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    /// Wall time below which it is in doubt.
+    before_us: i64,
+    /// Monotonic time from which on it is believed without proof.
+    until_us: i64,
 }
 
 impl Anchor {
@@ -131,7 +163,19 @@ impl Anchor {
             offset_us: wall_us.saturating_sub(monotonic_us),
             last_monotonic_us: monotonic_us,
             is_synced: wall_us >= BELIEVABLE_FROM_US,
+            doubt: None,
         }
+    }
+
+    fn begin_doubt(&mut self, seen_us: Option<i64>, unset: Option<BootId>, until_us: i64) {
+        let before_us = if unset == Some(self.boot_id) { Some(i64::MAX) } else { seen_us };
+        // A second less: anchored time may be ahead of the wall clock by so much.
+        self.doubt = before_us.map(|us| Doubt { before_us: us.saturating_sub(STEP_US), until_us });
+    }
+
+    fn is_believable(&self, wall_us: i64, monotonic_us: i64) -> bool {
+        let in_doubt = self.doubt.is_some_and(|d| wall_us < d.before_us && monotonic_us < d.until_us);
+        wall_us >= BELIEVABLE_FROM_US && !in_doubt
     }
 
     fn read(&mut self, wall_us: i64, monotonic_us: i64) -> i64 {
@@ -139,7 +183,7 @@ impl Anchor {
         self.last_monotonic_us = monotonic_us;
         let seen_us = wall_us.saturating_sub(monotonic_us);
         let ahead_us = seen_us.saturating_sub(self.offset_us);
-        let is_synced = wall_us >= BELIEVABLE_FROM_US;
+        let is_synced = self.is_believable(wall_us, monotonic_us);
         if ahead_us.saturating_abs() > STEP_US || is_synced != self.is_synced {
             self.number = self.number.saturating_add(1);
             self.offset_us = seen_us;
@@ -199,6 +243,27 @@ mod tests {
         assert_eq!(anchor.segment(), ClockSegment { number: 0, unsynced });
         assert_eq!(anchor.read(T0, 3_000_000), T0);
         assert_eq!(anchor.segment(), ClockSegment { number: 1, unsynced: None });
+    }
+
+    #[test]
+    fn a_clock_behind_what_it_has_shown_is_doubted_until_it_steps_or_patience_ends() {
+        const BEHIND: i64 = T0 - 500_000_000;
+        let other = BootId([8; 16]);
+        let table = [
+            ("behind", BEHIND, 1_000_000, other, false),
+            ("set right", T0, 1_000_000, other, true),
+            ("a restart within the second", T0 - STEP_US, 1_000_000, other, true),
+            ("patience ends", BEHIND, 60_000_000, other, true),
+            ("never set", 5_000_000, 60_000_000, other, false),
+            ("not set in the process before", T0, 1_000_000, BOOT, false),
+            ("nor in this one", T0, 60_000_000, BOOT, true),
+        ];
+        for (what, wall, monotonic, unset, is_synced) in table {
+            let mut anchor = Anchor::new(BOOT, BEHIND, 0);
+            anchor.begin_doubt(Some(T0), Some(unset), 60_000_000);
+            anchor.read(wall, monotonic);
+            assert_eq!(anchor.segment().unsynced.is_none(), is_synced, "{what}");
+        }
     }
 
     #[test]

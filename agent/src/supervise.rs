@@ -1,8 +1,8 @@
 //! The agent's tasks: each has a name, a stage and a class, and its handle is always awaited.
 //!
 //! Invariant: this is the only place that spawns. A task ends because its stage is stopped, or because
-//! what feeds it ended; stages are stopped in the order in which data flows, so that what was read is
-//! stored before the writer goes. Correctness never depends on it: a stop that is cut short loses
+//! what feeds it ended; sources are stopped first and the writer after all who have something for it:
+//! rows of the sources, acknowledgements of the uplink. Correctness never depends on it: a stop that is cut short loses
 //! nothing that was confirmed.
 
 use std::fmt;
@@ -30,24 +30,24 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub enum Stage {
     /// Reads machines.
     Source,
+    /// Sends. It goes before the writer, which saves what Kafka has answered last.
+    Uplink,
     /// Numbers and stores.
     Batch,
-    /// Sends.
-    Uplink,
     /// Shows.
     Status,
 }
 
 impl Stage {
-    const ALL: [Self; 4] = [Self::Source, Self::Batch, Self::Uplink, Self::Status];
+    const ALL: [Self; 4] = [Self::Source, Self::Uplink, Self::Batch, Self::Status];
 
     /// How many tenths of the deadline the stage may take, after what the stages before it left over.
     /// The writer gets most: its last flush saves rows that would have to be read again.
     const fn patience(self) -> u32 {
         match self {
             Self::Source => 3,
-            Self::Batch => 4,
             Self::Uplink => 2,
+            Self::Batch => 4,
             Self::Status => 1,
         }
     }
@@ -344,7 +344,7 @@ mod tests {
     type Never = std::convert::Infallible;
 
     #[tokio::test]
-    async fn stages_stop_in_the_order_of_the_flow() {
+    async fn sources_stop_first_and_the_writer_after_all_who_have_something_for_it() {
         let stop = CancellationToken::new();
         let mut supervisor = Supervisor::new(stop.clone());
         let order = Arc::new(Mutex::new(Vec::new()));
@@ -363,17 +363,21 @@ mod tests {
             at_batch.lock().unwrap().push("batch");
             Ok::<_, Never>(())
         });
-        let at_source = Arc::clone(&order);
+        let (at_source, fed_by_source) = (Arc::clone(&order), feed.clone());
         supervisor.critical(Stage::Source, "source", |token| async move {
-            feed.send(1).await.unwrap();
+            fed_by_source.send(1).await.unwrap();
             token.cancelled().await;
             at_source.lock().unwrap().push("source");
+            Ok::<_, Never>(())
+        });
+        supervisor.critical(Stage::Batch, "gate", |token| async move {
+            token.cancelled().await;
             drop(feed);
             Ok::<_, Never>(())
         });
         stop.cancel();
         supervisor.run().await.unwrap();
-        assert_eq!(*order.lock().unwrap(), ["source", "batch", "uplink", "status"]);
+        assert_eq!(*order.lock().unwrap(), ["source", "uplink", "batch", "status"]);
     }
 
     #[tokio::test]

@@ -1,11 +1,12 @@
 //! The batch stage on a real buffer: numbers, chunks, confirmations, redelivery, births.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::JoinHandle;
 
 use millrace_protocol::{
-    Cell, Chunk, ClockSegment, Layout, LayoutColumn, Quality, RawRow, Reporting, Row, RowFlags, StreamRow,
-    Value, ValueType,
+    BootId, Cell, Chunk, ClockSegment, Layout, LayoutColumn, Quality, RawRow, Reporting, Row, RowFlags,
+    StreamRow, UnsyncedClock, Value, ValueType,
 };
 use tokio::sync::oneshot;
 
@@ -83,6 +84,51 @@ fn options(streams: Vec<NewTags>) -> BatchOptions {
         mqtt_window: 20,
         observer: None,
         horizon: crate::delivery::Horizon::default(),
+        clock: Arc::new(TestClock::set(1)),
+        clock_hold: Duration::from_secs(600),
+    }
+}
+
+/// A clock that a test sets; its monotonic time runs from 0 and stands between two looks.
+#[derive(Debug)]
+struct TestClock {
+    boot_id: BootId,
+    monotonic_us: AtomicI64,
+    /// Wall time − monotonic time; 0: not set.
+    offset_us: AtomicI64,
+}
+
+impl TestClock {
+    fn unset(boot: u8) -> Self {
+        Self { boot_id: BootId([boot; 16]), monotonic_us: AtomicI64::new(0), offset_us: AtomicI64::new(0) }
+    }
+
+    fn set(boot: u8) -> Self {
+        let clock = Self::unset(boot);
+        clock.offset_us.store(SET_US, Ordering::SeqCst);
+        clock
+    }
+}
+
+const SET_US: i64 = 1_800_000_000_000_000;
+
+impl Clock for TestClock {
+    fn now_us(&self) -> i64 {
+        self.monotonic_us() + self.offset_us.load(Ordering::SeqCst)
+    }
+
+    fn monotonic_us(&self) -> i64 {
+        self.monotonic_us.load(Ordering::SeqCst)
+    }
+
+    fn boot_id(&self) -> BootId {
+        self.boot_id
+    }
+
+    fn segment(&self) -> ClockSegment {
+        let offset_us = self.offset_us.load(Ordering::SeqCst);
+        let clock = UnsyncedClock { boot_id: self.boot_id, wall_minus_monotonic_us: offset_us };
+        ClockSegment { number: 0, unsynced: (offset_us == 0).then_some(clock) }
     }
 }
 
@@ -335,6 +381,86 @@ fn with_a_dead_disk_a_redelivery_waits_for_kafka_and_is_new_when_its_rows_gave_w
     running.reader.acknowledge(&taken.iter().map(|s| s.position).collect::<Vec<_>>());
     assert_eq!(confirmed.blocking_recv(), Ok(Confirmed::Stored), "it is a new one");
     running.stop();
+}
+
+/// Waits until what the reader gives says so; nothing is taken back.
+fn take_until(reader: &BufferReader, is_so: impl Fn(&[Stored]) -> bool) -> Vec<Stored> {
+    let (begun, mut taken) = (Instant::now(), Vec::new());
+    while !is_so(&taken) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{taken:?}");
+        taken.extend(reader.take(usize::MAX));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    taken
+}
+
+/// Corrections of the clock by machine: (boot, offset, after), and at which place they were taken.
+fn corrections(taken: &[Stored]) -> Vec<(usize, String, (u8, i64, u64))> {
+    let correction = |(at, stored): (usize, &Stored)| match Item::decode(&stored.item) {
+        Ok(Item::Clock(c)) => {
+            Some((at, stored.stream.machine.to_string(), (c.boot_id.0[0], c.offset_us, c.after)))
+        }
+        _ => None,
+    };
+    taken.iter().enumerate().filter_map(correction).collect()
+}
+
+#[test]
+fn rows_of_a_clock_that_is_not_set_wait_on_disk_and_the_correction_goes_ahead_of_them() {
+    let mut rig = Rig::new();
+    let one = layout(&["a"]);
+    let clock = Arc::new(TestClock::unset(7));
+    let options = BatchOptions { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..options(Vec::new()) };
+    let running = Running::start(&mut rig, options);
+    let (first, confirmed) = published(delivery(vec![row("hall/m", &one, 5)]), 1, 1, false);
+    running.send(first);
+    assert_eq!(confirmed.blocking_recv(), Ok(Confirmed::Stored), "it is on disk, so it is confirmed");
+    let early = running.reader.take(usize::MAX);
+    assert!(early.iter().all(|s| s.seq.is_none()), "{early:?}");
+    clock.monotonic_us.store(30_000_000, Ordering::SeqCst);
+    clock.offset_us.store(SET_US, Ordering::SeqCst);
+    let taken = take_until(&running.reader, |taken| !rows_of(taken, "hall/m").is_empty());
+    let found = corrections(&taken);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((&*found[0].1, found[0].2), ("hall/m", (7, SET_US, 1)));
+    assert!(taken[..found[0].0].iter().all(|s| s.seq.is_none()), "the correction is the first to know");
+    running.stop();
+}
+
+#[test]
+fn rows_wait_no_longer_than_hold_and_are_placed_by_the_next_start_of_the_same_boot() {
+    let mut rig = Rig::new();
+    let one = layout(&["a"]);
+    let clock = Arc::new(TestClock::unset(7));
+    let with = |clock: &Arc<TestClock>| BatchOptions {
+        clock: Arc::clone(clock) as Arc<dyn Clock>,
+        ..options(vec![tags("hall/m", &[])])
+    };
+    let running = Running::start(&mut rig, with(&clock));
+    running.send(delivery(vec![row("hall/m", &one, 5)]));
+    clock.monotonic_us.store(600_000_000, Ordering::SeqCst);
+    let taken = take_until(&running.reader, |taken| !rows_of(taken, "hall/m").is_empty());
+    assert_eq!(corrections(&taken), []);
+    running.stop();
+
+    clock.offset_us.store(SET_US, Ordering::SeqCst);
+    let running = Running::start(&mut rig, with(&clock));
+    let taken = take_until(&running.reader, |taken| !corrections(taken).is_empty());
+    assert_eq!(corrections(&taken)[0].2, (7, SET_US, 0));
+    running.stop();
+    let reader = Running::start(&mut rig, with(&clock)).stop();
+    let taken = reader.take(usize::MAX);
+    assert_eq!(corrections(&taken).len(), 1, "it was not acknowledged; it is not made again");
+}
+
+#[test]
+fn the_clock_of_another_boot_places_nothing() {
+    let mut rig = Rig::new();
+    let with =
+        |clock: TestClock| BatchOptions { clock: Arc::new(clock), ..options(vec![tags("hall/m", &[])]) };
+    Running::start(&mut rig, with(TestClock::unset(7))).stop();
+    let reader = Running::start(&mut rig, with(TestClock::set(8))).stop();
+    assert_eq!(corrections(&reader.take(usize::MAX)), []);
 }
 
 #[test]

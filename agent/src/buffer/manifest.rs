@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use millrace_protocol::{AgentId, Category, Epoch, LossReason, MachineName};
+use millrace_protocol::{AgentId, BootId, Category, Epoch, LossReason, MachineName};
 use serde::{Deserialize, Serialize};
 
 use super::BufferError;
@@ -56,6 +56,7 @@ struct SegmentEntry {
 #[serde(rename_all = "snake_case")]
 enum NoticeEntry {
     Birth { stream: u32, item: String },
+    Clock { stream: u32, item: String },
     Loss { stream: u32, reason: u64, ranges: Vec<(u64, u64)>, open_from: Option<u64>, points: u64 },
 }
 
@@ -87,6 +88,9 @@ pub(super) struct Manifest {
     notices: Vec<NoticeEntry>,
     hashes: Vec<(u64, Vec<u64>)>,
     pub(super) passing: Vec<PassingEntry>,
+    /// The boot whose rows wait for a correction of the clock, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unset_boot: Option<String>,
 }
 
 impl Manifest {
@@ -155,6 +159,7 @@ impl Manifest {
             notices: state.notices.values().map(NoticeEntry::of).collect(),
             hashes: state.hashes.iter().map(|(&s, ring)| (s, ring.iter().copied().collect())).collect(),
             passing: passing.collect(),
+            unset_boot: state.unset_boot.map(|boot| hex(&boot.0)),
         }
     }
 
@@ -204,6 +209,8 @@ impl Manifest {
         state.redelivered = self.redelivered;
         state.last_flushed_us = self.last_flushed_us;
         state.durable = self.folded_to;
+        let boot = self.unset_boot.as_deref().and_then(unhex).and_then(|bytes| bytes.try_into().ok());
+        state.unset_boot = boot.map(BootId);
     }
 }
 
@@ -212,6 +219,7 @@ impl NoticeEntry {
         let stream = notice.stream;
         match &notice.body {
             NoticeBody::Birth(item) => Self::Birth { stream, item: hex(item) },
+            NoticeBody::Clock(item) => Self::Clock { stream, item: hex(item) },
             NoticeBody::Loss { reason, ranges, open_from, points } => Self::Loss {
                 stream,
                 reason: reason.code(),
@@ -224,12 +232,8 @@ impl NoticeEntry {
 
     fn restore(&self, state: &mut State) {
         match self {
-            Self::Birth { stream, item } => {
-                if let Some(item) = unhex(item) {
-                    let body = NoticeBody::Birth(item);
-                    state.push_notice(Notice { stream: *stream, body, in_flight: false });
-                }
-            }
+            Self::Birth { stream, item } => restore(state, *stream, item, NoticeBody::Birth),
+            Self::Clock { stream, item } => restore(state, *stream, item, NoticeBody::Clock),
             Self::Loss { stream, reason, ranges, open_from, points } => {
                 let Some(reason) = LossReason::from_code(*reason) else { return };
                 let mut points = *points;
@@ -241,5 +245,11 @@ impl NoticeEntry {
                 }
             }
         }
+    }
+}
+
+fn restore(state: &mut State, stream: u32, item: &str, body: fn(Vec<u8>) -> NoticeBody) {
+    if let Some(item) = unhex(item) {
+        state.push_notice(Notice { stream, body: body(item), in_flight: false });
     }
 }

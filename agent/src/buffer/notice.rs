@@ -1,11 +1,11 @@
-//! Births and losses on their way: they survive any drop and go out before the rows they concern (D4).
+//! Births, losses and corrections of the clock on their way: they survive any drop and go out before the rows they concern (D4).
 
 use millrace_protocol::{IntervalSet, Item, Loss, LossReason, SeqRange};
 
 /// A loss that waits takes no more ranges than this; the next begins a new one.
 const RANGES_MAX: usize = 10_000;
 
-/// A birth or a loss that Kafka does not have yet.
+/// A birth, a loss or a correction of the clock that Kafka does not have yet.
 #[derive(Debug)]
 pub(super) struct Notice {
     pub(super) stream: u32,
@@ -17,6 +17,8 @@ pub(super) struct Notice {
 pub(super) enum NoticeBody {
     /// An encoded item.
     Birth(Vec<u8>),
+    /// A correction of the clock, encoded.
+    Clock(Vec<u8>),
     /// Ranges that grow while the loss waits.
     Loss { reason: LossReason, ranges: IntervalSet, open_from: Option<u64>, points: u64 },
 }
@@ -57,7 +59,7 @@ impl Notice {
     /// Gives the item's bytes.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         match &self.body {
-            NoticeBody::Birth(bytes) => Some(bytes.clone()),
+            NoticeBody::Birth(bytes) | NoticeBody::Clock(bytes) => Some(bytes.clone()),
             NoticeBody::Loss { reason, ranges, open_from, points } => {
                 let closed = ranges.ranges().map(|r| SeqRange { from: *r.start(), to: Some(*r.end()) });
                 let open = open_from.map(|from| SeqRange { from, to: None });

@@ -135,6 +135,7 @@ pub(super) fn next_given_back(state: &mut State) -> Option<NextRange> {
 /// Finds what of a lane was never handed out.
 pub(super) fn next_fresh(state: &mut State, lane: Lane) -> Option<NextRange> {
     let end = match lane {
+        Lane::Live if state.is_live_held => return None,
         Lane::Live => u64::MAX,
         Lane::Backlog => state.cursors.first_live.saturating_sub(1),
     };

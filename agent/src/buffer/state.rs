@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use millrace_protocol::{
-    AgentId, Category, Epoch, IntervalSet, Layout, LayoutId, LossReason, MachineName, StreamId,
+    AgentId, BootId, Category, Epoch, IntervalSet, Layout, LayoutId, LossReason, MachineName, StreamId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +139,10 @@ pub(super) struct State {
     /// Refused by Kafka; the next flush makes losses of them.
     pub(super) refused: BTreeMap<u64, (Flight, LossReason)>,
     pub(super) cursors: Cursors,
+    /// Rows of this start are not handed out: the clock is not set (D8).
+    pub(super) is_live_held: bool,
+    /// The boot whose rows wait for a correction of the clock.
+    pub(super) unset_boot: Option<BootId>,
     /// Last durable entry.
     pub(super) durable: u64,
     pub(super) layouts: HashMap<LayoutId, Arc<Layout>>,
@@ -175,6 +179,8 @@ impl State {
             in_flight: BTreeMap::new(),
             given_back: BTreeSet::new(),
             refused: BTreeMap::new(),
+            is_live_held: false,
+            unset_boot: None,
             cursors: Cursors { first_live: 1, backlog: 1, live: 1 },
             durable: 0,
             layouts: HashMap::new(),

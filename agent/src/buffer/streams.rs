@@ -1,7 +1,10 @@
 //! What the batch stage asks the buffer about streams: their numbers, their past, their hashes (D5, D7).
 
-use millrace_protocol::{AgentId, Birth, Category, Epoch, Item, MachineName, PreviousEpoch, StreamId};
+use millrace_protocol::{
+    AgentId, Birth, BootId, Category, Epoch, Item, MachineName, PreviousEpoch, StreamId,
+};
 
+use super::notice::{Notice, NoticeBody};
 use super::writer::Buffer;
 
 impl Buffer {
@@ -88,6 +91,45 @@ impl Buffer {
             tracing::error!(%error, "the births of this start are not on disk");
         }
         self.shared.changed.notify_one();
+    }
+
+    /// Gives the boot whose rows wait for a correction of the clock.
+    #[must_use]
+    pub fn unset_boot(&self) -> Option<BootId> {
+        self.shared.lock().unset_boot
+    }
+
+    /// Keeps rows of this start from the uplink: the clock of this boot is not set (D8).
+    pub fn hold(&mut self, boot_id: BootId) {
+        {
+            let mut state = self.shared.lock();
+            state.unset_boot = Some(boot_id);
+            state.is_live_held = true;
+        }
+        if let Err(error) = self.checkpoint() {
+            tracing::error!(%error, "if the process ends now, nothing will place rows of the wrong clock");
+        }
+    }
+
+    /// Gives rows of this start to the uplink again.
+    pub fn let_go(&mut self) {
+        self.shared.lock().is_live_held = false;
+        self.shared.changed.notify_one();
+    }
+
+    /// Sends corrections of the clock, then the rows that waited for them: stream and encoded item.
+    pub fn place(&mut self, corrections: Vec<(u32, Vec<u8>)>) {
+        {
+            let mut state = self.shared.lock();
+            state.unset_boot = None;
+            for (stream, item) in corrections {
+                state.push_notice(Notice { stream, body: NoticeBody::Clock(item), in_flight: false });
+            }
+        }
+        if let Err(error) = self.checkpoint() {
+            tracing::error!(%error, "the corrections of the clock are not on disk");
+        }
+        self.let_go();
     }
 
     /// Says that everything the sources handed over until then is on disk. A clock that was set back takes

@@ -22,9 +22,23 @@ fn write(path: &Path, json: bool, out: &mut impl Write, problems: &mut impl Writ
     match Config::load(path) {
         Ok(config) if json => writeln!(out, "{}", good(&config)).map(|()| 0),
         Ok(config) => writeln!(out, "{}: {}", path.display(), summary(&config)).map(|()| 0),
-        Err(found) if json => writeln!(out, "{}", bad(&found)).map(|()| EXIT_USAGE),
-        Err(found) => writeln!(problems, "{found}").map(|()| EXIT_USAGE),
+        Err(found) => refuse(&found, json, out, problems),
     }
+}
+
+/// Prints problems, for a script or for a person, and gives the exit code.
+pub(super) fn refuse(
+    found: &Problems,
+    json: bool,
+    out: &mut impl Write,
+    problems: &mut impl Write,
+) -> io::Result<u8> {
+    if json {
+        writeln!(out, "{}", bad(found))?
+    } else {
+        writeln!(problems, "{found}")?
+    }
+    Ok(EXIT_USAGE)
 }
 
 fn counts(config: &Config) -> [(&'static str, usize); 5] {
@@ -55,8 +69,7 @@ fn good(config: &Config) -> Value {
     })
 }
 
-/// Gives problems for a script.
-pub(super) fn bad(problems: &Problems) -> Value {
+fn bad(problems: &Problems) -> Value {
     let problem = |p: &crate::config::Problem| json!({ "file": &*p.at.file, "line": p.at.line, "path": p.path, "message": p.message });
     json!({ "good": false, "problems": problems.0.iter().map(problem).collect::<Vec<_>>() })
 }

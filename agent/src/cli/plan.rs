@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use comfy_table::{Cell, CellAlignment, Table as Grid};
 use serde_json::{Value, json};
 
-use super::{EXIT_USAGE, check};
+use super::check;
 use crate::config::{Bus, Config, Device};
 use crate::source::modbus::load::{FASTEST_REPLY, load, share};
 use crate::source::modbus::plan::{Request, plan};
@@ -33,10 +33,7 @@ pub fn run(config: &Path, json: bool) -> ExitCode {
 fn write(path: &Path, json: bool, out: &mut impl Write, problems: &mut impl Write) -> io::Result<u8> {
     let config = match Config::load(path) {
         Ok(config) => config,
-        Err(found) if json => {
-            return writeln!(out, "{}", check::bad(&found)).map(|()| EXIT_USAGE);
-        }
-        Err(found) => return writeln!(problems, "{found}").map(|()| EXIT_USAGE),
+        Err(found) => return check::refuse(&found, json, out, problems),
     };
     if json {
         let buses: Vec<_> = config.buses.iter().map(bus_json).collect();

@@ -32,6 +32,11 @@ impl Broker {
         self.0.broker_down(-1).unwrap();
     }
 
+    /// Lets every answer of the broker take so long.
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.0.broker_round_trip_time(-1, delay).unwrap();
+    }
+
     pub(crate) fn up(&self) {
         self.0.broker_up(-1).unwrap();
     }

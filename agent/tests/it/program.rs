@@ -71,13 +71,19 @@ impl Running {
         Self { child, lines }
     }
 
-    fn line(&self, part: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line with {part:?}"));
-            if line.contains(part) {
-                return line;
+    /// Waits until the log has a line with each of the parts, in whatever order, and gives these lines.
+    fn lines<const N: usize>(&self, parts: [&str; N]) -> [String; N] {
+        let mut found = parts.map(|_| None);
+        while found.iter().any(Option::is_none) {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("no lines with {parts:?}, only {found:?}"));
+            for (part, found) in parts.iter().zip(&mut found) {
+                if line.contains(part) {
+                    found.get_or_insert(line.clone());
+                }
             }
         }
+        found.map(Option::unwrap_or_default)
     }
 }
 
@@ -121,7 +127,7 @@ fn sigterm_stops_within_five_seconds_while_kafka_is_away() {
     let folder = tempfile::tempdir().unwrap();
     let file = configuration(&folder);
     let mut running = Running::start(&file);
-    let started = running.line("started");
+    let [started, _] = running.lines(["started", "no Kafka broker can be reached; rows stay on disk"]);
     let address = started.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
     // The log may have said so before it said "started": the state is asked, not the order of lines.
     let deadline = Instant::now() + PATIENCE;

@@ -225,6 +225,35 @@ fn a_quiet_stream_says_how_far_it_is_and_never_further_than_its_rows_to_come() {
 }
 
 #[test]
+fn what_kafka_answers_during_a_clean_stop_is_not_sent_again() {
+    let (folder, device, broker) =
+        (tempfile::tempdir().unwrap(), Device::start(), Broker::start(&["m.telemetry"]));
+    let first = Running::start(configuration(folder.path(), &device, &broker));
+    let one = first.epoch;
+    first.until("rows are acknowledged", |agent| agent.rows(one).0 >= 5);
+    // Longer than a cycle, so that something is on its way at any moment; shorter than a stop waits.
+    broker.delay(Duration::from_millis(200));
+    let before = first.rows(one).0;
+    first.until("more of them are", |agent| agent.rows(one).0 > before);
+    first.stop();
+    broker.delay(Duration::ZERO);
+    let second = Running::start(configuration(folder.path(), &device, &broker));
+    let two = second.epoch;
+    second.until("what was left is gone", |agent| agent.rows(one).1 == 0 && agent.rows(two).0 >= 5);
+    second.stop();
+    let mut sent = BTreeMap::new();
+    for record in broker.read("m.telemetry").iter().filter(|r| r.header.stream.epoch == one) {
+        for item in &record.items {
+            if let Item::Chunk(chunk) = item {
+                *sent.entry(chunk.first_seq).or_insert(0) += 1;
+            }
+        }
+    }
+    let twice: Vec<u64> = sent.iter().filter(|(_, times)| **times > 1).map(|(&seq, _)| seq).collect();
+    assert!(sent.len() > 5 && twice.is_empty(), "{twice:?} of {}", sent.len());
+}
+
+#[test]
 fn a_second_agent_on_the_same_data_folder_is_refused() {
     let (folder, device, broker) =
         (tempfile::tempdir().unwrap(), Device::start(), Broker::start(&["m.telemetry"]));

@@ -35,6 +35,10 @@ impl Clock for CountingClock {
         self.now_us()
     }
 
+    fn boot_id(&self) -> millrace_protocol::BootId {
+        millrace_protocol::BootId([0; 16])
+    }
+
     fn segment(&self) -> ClockSegment {
         ClockSegment::default()
     }

@@ -212,8 +212,8 @@ fn a_cap_larger_than_the_file_system_drops_by_policy_before_the_disk_is_full() {
             let flushed = buffer.flush(&group(rows));
             assert_ne!(flushed, Flushed::DiskDead, "{when_full:?}");
             let on_disk = super::super::disk::folder_bytes(&rig.folder());
-            // sled grows its file when it likes: a little into what stays free, never to its end.
-            assert!(on_disk <= 24 << 20, "{when_full:?}: {on_disk}");
+            // One more for what sled writes beside its log.
+            assert!(on_disk <= 19 << 20, "{when_full:?}: {on_disk}");
         }
         let books = reader.books();
         assert!(books.balanced, "{books:?}");

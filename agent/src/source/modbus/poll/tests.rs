@@ -29,6 +29,10 @@ impl Clock for TestClock {
     fn monotonic_us(&self) -> i64 {
         0
     }
+    fn boot_id(&self) -> millrace_protocol::BootId {
+        millrace_protocol::BootId([0; 16])
+    }
+
     fn segment(&self) -> ClockSegment {
         self.0.lock().unwrap().1
     }

@@ -30,6 +30,10 @@ impl Clock for StillClock {
         0
     }
 
+    fn boot_id(&self) -> millrace_protocol::BootId {
+        millrace_protocol::BootId([0; 16])
+    }
+
     fn segment(&self) -> ClockSegment {
         ClockSegment::default()
     }

@@ -13,5 +13,6 @@ pub mod demo;
 pub mod kafka;
 pub mod lake;
 pub mod plant;
+pub mod sim;
 pub mod supervise;
 pub mod truth;

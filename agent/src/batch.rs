@@ -1,6 +1,7 @@
 //! The batch stage: numbers rows, packs them into chunks, and confirms what is on disk (D5, D7).
 //!
-//! One OS thread runs [`Batch::run`]; it is the only writer of the buffer. Invariant: a delivery is
+//! One OS thread runs [`Batch::run`]; it is the only writer of the buffer. The simulation takes the same steps
+//! one by one: [`Batch::accept`], [`Batch::flush`], [`Batch::rest`]. Invariant: a delivery is
 //! confirmed only after the flush that holds its rows, and confirmations go out in order of receipt.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -217,16 +218,34 @@ impl Batch {
                 self.flush();
             }
             // In this order: what is handed over after the horizon was read shows in the channel.
-            let now_us = self.buffer.now_us().saturating_sub(HAND_OVER_US);
-            let settled_us = self.options.horizon.earliest_us().map_or(now_us, |e| now_us.min(e - 1));
-            if self.pending.since.is_none() && deliveries.is_empty() {
-                self.buffer.settled(settled_us);
-                self.buffer.idle();
+            let settled_us = self.settled_us();
+            if deliveries.is_empty() {
+                self.rest(settled_us);
             }
         }
+        self.close();
+        Ok(())
+    }
+
+    /// Gives the time up to which all that is handed over is here.
+    #[must_use]
+    pub fn settled_us(&self) -> i64 {
+        let now_us = self.buffer.now_us().saturating_sub(HAND_OVER_US);
+        self.options.horizon.earliest_us().map_or(now_us, |e| now_us.min(e - 1))
+    }
+
+    /// Lets the buffer tidy up if nothing waits here; all up to `settled_us` has been accepted.
+    pub fn rest(&mut self, settled_us: i64) {
+        if self.pending.since.is_none() {
+            self.buffer.settled(settled_us);
+            self.buffer.idle();
+        }
+    }
+
+    /// Flushes what waits and closes the buffer.
+    pub fn close(mut self) {
         self.flush();
         self.buffer.close();
-        Ok(())
     }
 
     /// Holds rows of this start back while the clock is not set, and places them when it is (D8).
@@ -261,13 +280,14 @@ impl Batch {
     }
 
     /// Tells whether what waits must be flushed at once.
-    fn is_full(&self) -> bool {
+    #[must_use]
+    pub fn is_full(&self) -> bool {
         let half_a_window = usize::from(self.options.mqtt_window / 2).max(1);
         self.pending.bytes >= FLUSH_BYTES || self.pending.publishes >= half_a_window
     }
 
     /// Puts a delivery to what waits.
-    fn accept(&mut self, delivery: Delivery) {
+    pub fn accept(&mut self, delivery: Delivery) {
         let now = Instant::now();
         self.pending.since.get_or_insert(now);
         if let Some(Observer(observe)) = &self.options.observer {
@@ -355,7 +375,7 @@ impl Batch {
     }
 
     /// Makes everything that waits durable, then confirms it in order of receipt.
-    fn flush(&mut self) {
+    pub fn flush(&mut self) {
         let mut packed = self.pack();
         if !packed.unfit.is_empty() {
             self.make_raw(std::mem::take(&mut packed.unfit));

@@ -30,6 +30,7 @@ mod state;
 mod streams;
 mod writer;
 
+pub use disk::{Faults, Step};
 pub use inspect::{Report, SegmentReport, StreamReport, inspect, verify};
 pub use pass::{Confirm, PublishId};
 pub use reader::{BufferHealth, BufferReader, Stored, StreamState};
@@ -172,6 +173,17 @@ impl Shared {
 /// cannot be made or read.
 pub fn open(options: OpenOptions) -> Result<(Buffer, BufferReader), BufferError> {
     open_on(Disk::default(), options)
+}
+
+/// Opens the buffer as [`open`] does, on a disk with faults: for the simulation, which kills and cuts at every
+/// step of it.
+///
+/// *Errors*: those of [`open`].
+pub fn open_with_faults(
+    faults: Arc<dyn Faults>,
+    options: OpenOptions,
+) -> Result<(Buffer, BufferReader), BufferError> {
+    open_on(Disk::with_faults(faults), options)
 }
 
 fn open_on(disk: Disk, options: OpenOptions) -> Result<(Buffer, BufferReader), BufferError> {

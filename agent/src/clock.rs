@@ -135,7 +135,7 @@ fn parse_uptime_us(text: &str) -> Option<i64> {
 
 /// How wall time follows from monotonic time, as a function of readings of both.
 #[derive(Debug)]
-struct Anchor {
+pub struct Anchor {
     boot_id: BootId,
     number: u32,
     /// Wall time − monotonic time.
@@ -156,7 +156,9 @@ struct Doubt {
 }
 
 impl Anchor {
-    fn new(boot_id: BootId, wall_us: i64, monotonic_us: i64) -> Self {
+    /// Begins segment 0 with a first reading.
+    #[must_use]
+    pub const fn new(boot_id: BootId, wall_us: i64, monotonic_us: i64) -> Self {
         Self {
             boot_id,
             number: 0,
@@ -178,7 +180,8 @@ impl Anchor {
         wall_us >= BELIEVABLE_FROM_US && !in_doubt
     }
 
-    fn read(&mut self, wall_us: i64, monotonic_us: i64) -> i64 {
+    /// Takes a reading and gives the anchored time. *Units*: microseconds since 1970-01-01 UTC.
+    pub fn read(&mut self, wall_us: i64, monotonic_us: i64) -> i64 {
         let passed_us = monotonic_us.saturating_sub(self.last_monotonic_us).max(0);
         self.last_monotonic_us = monotonic_us;
         let seen_us = wall_us.saturating_sub(monotonic_us);
@@ -197,7 +200,9 @@ impl Anchor {
         monotonic_us.saturating_add(self.offset_us)
     }
 
-    fn segment(&self) -> ClockSegment {
+    /// Gives the segment of the last reading.
+    #[must_use]
+    pub fn segment(&self) -> ClockSegment {
         let unsynced = (!self.is_synced)
             .then_some(UnsyncedClock { boot_id: self.boot_id, wall_minus_monotonic_us: self.offset_us });
         ClockSegment { number: self.number, unsynced }

@@ -11,8 +11,7 @@ use std::time::Duration;
 use millrace_protocol::{Epoch, Item, LossReason, RECORD_TARGET_BYTES, RecordBuilder, StreamId};
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -21,6 +20,7 @@ use crate::config::Kafka;
 
 mod health;
 mod outbox;
+mod outside;
 mod producer;
 mod progress;
 mod record;
@@ -28,10 +28,13 @@ mod route;
 
 pub use health::{Link, Monitor, UplinkHealth};
 pub use outbox::Outbox;
-pub use producer::ProducerError;
-use producer::{Answer, Answered, Envelope, NotTaken, Producer, RECORDS_IN_FLIGHT, Settings};
-use record::{Outgoing, assemble};
-use route::{Route, Routes, TopicAnswer};
+pub use outside::{Outside, Produce};
+pub use producer::{Answer, Answered, Envelope, Librdkafka, NotTaken, ProducerError};
+use producer::{RECORDS_IN_FLIGHT, Settings};
+pub use record::Outgoing;
+use record::assemble;
+pub use route::TopicAnswer;
+use route::{Route, Routes};
 
 /// The most that is read from the buffer and not answered by Kafka, give or take one item.
 pub const IN_FLIGHT_BYTES: usize = 2 * 1024 * 1024;
@@ -75,12 +78,12 @@ struct InFlight {
 }
 
 /// The uplink of one process.
-pub struct Uplink<O> {
+pub struct Uplink<O, W: Outside = Librdkafka> {
     outbox: O,
+    outside: W,
     sender: Epoch,
     progress_interval: Duration,
-    settings: Settings,
-    producer: Producer,
+    producer: W::Producer,
     answers: mpsc::Receiver<Answered>,
     routes: Routes,
     /// Assembled, not yet handed to librdkafka.
@@ -99,7 +102,7 @@ pub struct Uplink<O> {
     monitor: Monitor,
 }
 
-impl<O> std::fmt::Debug for Uplink<O> {
+impl<O, W: Outside> std::fmt::Debug for Uplink<O, W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Uplink")
             .field("pending", &self.pending.len())
@@ -123,26 +126,42 @@ impl<O: Outbox> Uplink<O> {
     /// *Errors*: [`UplinkError::Producer`].
     pub fn new(outbox: O, kafka: &Kafka, client_id: &str, sender: Epoch) -> Result<Self, UplinkError> {
         let settings = Settings::new(&kafka.brokers, client_id, &kafka.options)?;
+        let outside = Librdkafka::new(settings);
+        Self::with_outside(outbox, outside, &kafka.topic_prefix, kafka.progress_interval, sender)
+    }
+}
+
+impl<O: Outbox, W: Outside> Uplink<O, W> {
+    /// Makes the uplink in a world of its own, as the simulation does.
+    ///
+    /// *Errors*: [`UplinkError::Producer`].
+    pub fn with_outside(
+        outbox: O,
+        outside: W,
+        topic_prefix: &str,
+        progress_interval: Duration,
+        sender: Epoch,
+    ) -> Result<Self, UplinkError> {
         let monitor = Monitor::default();
         let (sender_half, answers) = mpsc::channel(RECORDS_IN_FLIGHT);
         Ok(Self {
             outbox,
             sender,
-            progress_interval: kafka.progress_interval,
-            producer: Producer::start(&settings, sender_half, monitor.clone())?,
-            settings,
+            progress_interval,
+            producer: outside.start(sender_half, monitor.clone())?,
             answers,
-            routes: Routes::new(&kafka.topic_prefix),
+            routes: Routes::new(topic_prefix),
             pending: VecDeque::new(),
             in_flight: BTreeMap::new(),
             in_flight_bytes: 0,
             next_ticket: 1,
             alone: BTreeSet::new(),
             may_have_more: true,
-            next_take: Instant::now(),
+            next_take: outside.now(),
             paused_until: None,
             is_suspect: false,
             monitor,
+            outside,
         })
     }
 
@@ -157,8 +176,7 @@ impl<O: Outbox> Uplink<O> {
     /// *Errors*: [`UplinkError`] if no producer can be made or a blocking step panicked. Whatever was
     /// not acknowledged is still in the buffer.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), UplinkError> {
-        let mut progress = interval_at(Instant::now() + self.progress_interval, self.progress_interval);
-        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_progress = self.outside.now() + self.progress_interval;
         // A clone, so that waiting for a change does not borrow what a change makes us do.
         let outbox = self.outbox.clone();
         while !stop.is_cancelled() {
@@ -180,11 +198,15 @@ impl<O: Outbox> Uplink<O> {
                 biased;
                 () = stop.cancelled() => break,
                 Some(answered) = self.answers.recv() => self.hear(answered),
-                _ = progress.tick() => self.say_progress(),
-                () = sleep_until(paused_until.unwrap_or(self.next_take)), if paused_until.is_some() => {
+                () = self.outside.sleep_until(next_progress) => {
+                    // A tick that comes late delays those after it.
+                    next_progress = self.outside.now() + self.progress_interval;
+                    self.say_progress();
+                }
+                () = self.outside.sleep_until(paused_until.unwrap_or(self.next_take)), if paused_until.is_some() => {
                     self.paused_until = None;
                 }
-                () = sleep_until(self.next_take), if may_take && self.may_have_more => self.take().await?,
+                () = self.outside.sleep_until(self.next_take), if may_take && self.may_have_more => self.take().await?,
                 () = outbox.changed(), if may_take && !self.may_have_more => self.may_have_more = true,
             }
         }
@@ -201,11 +223,12 @@ impl<O: Outbox> Uplink<O> {
         // One record's worth at least, or a nearly full window would be filled with crumbs.
         let room = (IN_FLIGHT_BYTES - self.in_flight_bytes).max(RECORD_TARGET_BYTES);
         let outbox = self.outbox.clone();
-        let taken = blocking("reading the buffer", move || outbox.take(room)).await?;
+        let taken = self.outside.blocking("reading the buffer", move || outbox.take(room)).await?;
         let bytes: usize = taken.iter().map(|stored| stored.item.len()).sum();
         self.may_have_more = !taken.is_empty();
         // A backlog goes as fast as it is taken.
-        self.next_take = Instant::now() + if bytes < RECORD_TARGET_BYTES { GATHER } else { Duration::ZERO };
+        self.next_take =
+            self.outside.now() + if bytes < RECORD_TARGET_BYTES { GATHER } else { Duration::ZERO };
         self.pending = assemble(taken, self.sender, &self.alone, |stream| self.outbox.numbered(stream));
         Ok(())
     }
@@ -239,7 +262,7 @@ impl<O: Outbox> Uplink<O> {
 
     async fn ask(&self, topic: &str) -> Result<TopicAnswer, UplinkError> {
         let (producer, asked) = (self.producer.clone(), topic.to_owned());
-        blocking("asking the metadata", move || producer.ask(&asked)).await
+        self.outside.blocking("asking the metadata", move || producer.ask(&asked)).await
     }
 
     fn learn(&mut self, category: &millrace_protocol::Category, topic: &str, answer: &TopicAnswer) {
@@ -262,7 +285,7 @@ impl<O: Outbox> Uplink<O> {
     }
 
     fn pause(&mut self) {
-        self.paused_until = Some(Instant::now() + PAUSE);
+        self.paused_until = Some(self.outside.now() + PAUSE);
     }
 
     /// Hands one record to librdkafka; gives it back if there is no room.
@@ -284,7 +307,7 @@ impl<O: Outbox> Uplink<O> {
             points: record.points,
             is_alone: record.is_alone,
             is_progress,
-            since: Instant::now(),
+            since: self.outside.now(),
         };
         match taken {
             Err(NotTaken::Answered(answer)) => self.settle(sent, answer),
@@ -386,9 +409,9 @@ impl<O: Outbox> Uplink<O> {
     async fn rebuild(&mut self, why: &str) -> Result<(), UplinkError> {
         warn!(why, in_flight = self.in_flight.len(), "the producer ended; a new one takes over");
         let (answers, receiver) = mpsc::channel(RECORDS_IN_FLIGHT);
-        let next = Producer::start(&self.settings, answers, self.monitor.clone())?;
+        let next = self.outside.start(answers, self.monitor.clone())?;
         let ended = std::mem::replace(&mut self.producer, next);
-        blocking("ending the producer", move || ended.end()).await?;
+        self.outside.blocking("ending the producer", move || ended.end()).await?;
         let mut old = std::mem::replace(&mut self.answers, receiver);
         while let Ok((ticket, answer)) = old.try_recv() {
             if let Some(sent) = self.in_flight.remove(&ticket) {
@@ -406,7 +429,9 @@ impl<O: Outbox> Uplink<O> {
 
     /// Sends progress for streams that have nothing waiting.
     fn say_progress(&mut self) {
-        let is_stalled = self.in_flight.values().next().is_some_and(|s| s.since.elapsed() > STALLED_AFTER);
+        let now = self.outside.now();
+        let is_stalled =
+            self.in_flight.values().next().is_some_and(|s| now.duration_since(s.since) > STALLED_AFTER);
         self.monitor.update(|health| health.is_stalled = is_stalled);
         // The time first: what comes to disk in between makes a stream wait, not the time too late.
         let Some(settled_us) = self.outbox.settled_us() else { return };
@@ -445,9 +470,14 @@ impl<O: Outbox> Uplink<O> {
     }
 
     async fn end(mut self) -> Result<(), UplinkError> {
-        let deadline = Instant::now() + LAST_ANSWERS;
+        let deadline = self.outside.now() + LAST_ANSWERS;
         while !self.in_flight.is_empty() {
-            let Ok(Some((ticket, answer))) = timeout_at(deadline, self.answers.recv()).await else { break };
+            let answered = tokio::select! {
+                biased;
+                answered = self.answers.recv() => answered,
+                () = self.outside.sleep_until(deadline) => None,
+            };
+            let Some((ticket, answer)) = answered else { break };
             if let Some(sent) = self.in_flight.remove(&ticket) {
                 self.settle(sent, answer);
             }
@@ -456,15 +486,8 @@ impl<O: Outbox> Uplink<O> {
         info!(unanswered_rows = unanswered, "what is not answered is sent again by the next start");
         // Not flushed: what librdkafka still holds is on disk.
         let producer = self.producer;
-        blocking("ending the producer", move || drop(producer)).await
+        self.outside.blocking("ending the producer", move || drop(producer)).await
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    step: &'static str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, UplinkError> {
-    spawn_blocking(work).await.map_err(|source| UplinkError::Panicked { step, source })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod broker;
 pub mod demo;
 pub mod load;
 pub mod run;
+pub mod simulate;
 
 use clap::{Parser, Subcommand};
 
@@ -30,6 +31,8 @@ pub enum Verb {
     Load(load::LoadArgs),
     /// Runs the whole line with no server, cuts the link, kills the agent, and proves that nothing was lost
     Demo(demo::DemoArgs),
+    /// Runs agent and collector in one process against faults made of seeds; exit code 2 if a seed finds something
+    Simulate(simulate::SimulateArgs),
 }
 
 /// Waits for SIGTERM or Ctrl-C.

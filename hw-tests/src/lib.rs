@@ -15,5 +15,6 @@ pub mod kafka;
 pub mod lake;
 pub mod load;
 pub mod plant;
+pub mod sim;
 pub mod supervise;
 pub mod truth;

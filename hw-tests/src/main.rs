@@ -15,16 +15,22 @@ const EXIT_FOUND: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // The programs of a simulation complain of every fault that is made for them.
+    let verb = Cli::try_parse().map(|cli| cli.verb);
+    let quiet = matches!(&verb, Ok(Verb::Simulate(args)) if !args.log);
+    let level = if quiet { "off" } else { "info" };
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+                .ok()
+                .filter(|_| !quiet)
+                .unwrap_or_else(|| tracing_subscriber::EnvFilter::new(level)),
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
-    let verb = match Cli::try_parse() {
-        Ok(cli) => cli.verb,
+    let verb = match verb {
+        Ok(verb) => verb,
         Err(error) => {
             drop(error.print());
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
@@ -41,6 +47,14 @@ async fn main() -> ExitCode {
         },
         Verb::Broker(args) => cli::broker::run(args).await,
         Verb::Load(args) => cli::load::run(args).await,
+        Verb::Simulate(args) => {
+            // It has runtimes of its own, which must not begin inside of this one.
+            return match tokio::task::spawn_blocking(move || cli::simulate::run(&args)).await {
+                Ok(0) => ExitCode::SUCCESS,
+                Ok(_) => ExitCode::from(EXIT_FOUND),
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
         Verb::Demo(args) => match cli::demo::run(args).await {
             Ok(Outcome::Found) => return ExitCode::from(EXIT_FOUND),
             other => other.map(drop),

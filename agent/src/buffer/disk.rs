@@ -7,12 +7,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::BufferError;
 
-/// A place at which a test may break off; named after what is about to be done.
+/// A place at which a test or the simulation may break off; named after what is about to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// The temporary manifest is written and synchronised.
     WriteManifest,
     /// The manifest takes its place.
@@ -37,12 +38,16 @@ pub(super) enum Step {
     SetAside,
 }
 
-/// What a test puts into the way of the disk.
-pub(super) trait Faults: fmt::Debug + Send + Sync {
+/// What a test or the simulation puts into the way of the disk.
+pub trait Faults: fmt::Debug + Send + Sync {
     /// Is called before each step; an error is what the system would say.
     fn at(&self, step: Step, path: &Path) -> io::Result<()>;
     /// Stands for the free space of the folder's file system.
     fn available_bytes(&self, folder: &Path) -> Option<u64>;
+    /// Gives the time by which a dead disk is tried again and acknowledgements are saved.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
 }
 
 /// The disk, with or without faults.
@@ -52,9 +57,13 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    #[cfg(test)]
     pub(super) fn with_faults(faults: Arc<dyn Faults>) -> Self {
         Self { faults: Some(faults) }
+    }
+
+    /// Gives the time: the machine's, or what stands for it.
+    pub(super) fn now(&self) -> Instant {
+        self.faults.as_ref().map_or_else(Instant::now, |faults| faults.now())
     }
 
     /// Passes a step, or fails as the system would.

@@ -2,7 +2,7 @@
 //! at least once instead of exactly once, and bounded.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millrace_protocol::LossReason;
 use tokio::sync::oneshot;
@@ -50,12 +50,12 @@ impl Buffer {
         let open = active.as_ref().and_then(|a| state.segments.get_mut(&a.first)).and_then(|s| s.open.take());
         drop(state);
         open.into_iter().chain(active.map(|a| a.segment)).for_each(Segment::close);
-        self.probed_at = Instant::now();
+        self.probed_at = self.disk.now();
     }
 
     /// Tries a dead disk again, with a new segment.
     pub(super) fn probe(&mut self) {
-        if self.active.is_some() || self.probed_at.elapsed() < PROBE_INTERVAL {
+        if self.active.is_some() || self.disk.now().duration_since(self.probed_at) < PROBE_INTERVAL {
             return;
         }
         self.revive();
@@ -79,7 +79,7 @@ impl Buffer {
 
     /// Tries a dead disk now.
     pub(super) fn revive(&mut self) {
-        self.probed_at = Instant::now();
+        self.probed_at = self.disk.now();
         // It may be our own backlog that filled the file system: first what is of no more use goes, then
         // what must give way.
         let swept = self.sweep();

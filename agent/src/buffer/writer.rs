@@ -138,7 +138,7 @@ impl Buffer {
         leftovers: Vec<PathBuf>,
         lock: File,
     ) -> Result<Self, BufferError> {
-        let now = Instant::now();
+        let now = disk.now();
         let packer = Packer::new().map_err(|e| BufferError::io("preparing", &folder, e))?;
         let mut buffer = Self {
             segment_bytes: (options.max_bytes / SEGMENTS_MIN).clamp(SLED_SEGMENT_BYTES, SEGMENT_BYTES),
@@ -395,7 +395,7 @@ impl Buffer {
             segment.disk_bytes = segment.disk_bytes.max(bytes);
         }
         drop(state);
-        self.saved_at = Instant::now();
+        self.saved_at = self.disk.now();
         self.shared.changed.notify_one();
     }
 
@@ -405,7 +405,10 @@ impl Buffer {
             let state = self.shared.lock();
             !state.unsaved.is_empty() || !state.refused.is_empty()
         };
-        if is_unsaved && self.active.is_some() && self.saved_at.elapsed() >= SAVE_INTERVAL {
+        if is_unsaved
+            && self.active.is_some()
+            && self.disk.now().duration_since(self.saved_at) >= SAVE_INTERVAL
+        {
             self.flush(&Group::default());
         } else if let Err(error) = self.tidy() {
             tracing::warn!(%error, "the buffer cannot tidy up");

@@ -1,4 +1,4 @@
-//! The producer: the one place that names rdkafka.
+//! The producer, and the world of a real process: the one place that names rdkafka.
 //!
 //! Invariants: every ticket that [`Producer::send`] took is answered by one [`Answer`], unless the
 //! producer was ended first: then what became of the record is not known. librdkafka may keep an
@@ -17,8 +17,12 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
+use super::UplinkError;
 use super::health::Monitor;
+use super::outside::{Outside, Produce};
 use super::record::Outgoing;
 use super::route::TopicAnswer;
 
@@ -38,7 +42,7 @@ pub struct ProducerError(#[source] KafkaError);
 
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub enum Answer {
     /// All replicas have it.
     Delivered,
     /// Kafka will never take this record; the text is librdkafka's.
@@ -50,48 +54,71 @@ pub(super) enum Answer {
 }
 
 /// A ticket and what became of its record.
-pub(super) type Answered = (usize, Answer);
+pub type Answered = (usize, Answer);
 
 /// Where a record goes and whose it is.
 #[derive(Debug)]
-pub(super) struct Envelope<'a> {
+pub struct Envelope<'a> {
     /// The topic.
-    pub(super) topic: &'a str,
+    pub topic: &'a str,
     /// Comes back with the answer.
-    pub(super) ticket: usize,
+    pub ticket: usize,
 }
 
 /// Says why a record was not even taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NotTaken {
+pub enum NotTaken {
     /// Too much is queued: try again after an answer.
     Full,
     /// As if it had been answered so.
     Answered(Answer),
 }
 
+/// The world as it is: librdkafka, tokio's time and its threads.
+#[derive(Debug)]
+pub struct Librdkafka(Settings);
+
+impl Librdkafka {
+    pub(super) const fn new(settings: Settings) -> Self {
+        Self(settings)
+    }
+}
+
+impl Outside for Librdkafka {
+    type Producer = Producer;
+
+    /// Does not wait for a broker.
+    fn start(&self, answers: mpsc::Sender<Answered>, monitor: Monitor) -> Result<Producer, ProducerError> {
+        let context = Context { answers, monitor };
+        let inner = self.0.0.create_with_context(context).map_err(ProducerError)?;
+        Ok(Producer { inner: Arc::new(inner) })
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    async fn sleep_until(&self, at: Instant) {
+        tokio::time::sleep_until(at).await;
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        step: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, UplinkError> {
+        spawn_blocking(work).await.map_err(|source| UplinkError::Panicked { step, source })
+    }
+}
+
 /// A running librdkafka producer. Clones share it.
 #[derive(Clone)]
-pub(super) struct Producer {
+pub struct Producer {
     inner: Arc<ThreadedProducer<Context>>,
 }
 
-impl Producer {
-    /// Starts a producer; `answers` has room for [`RECORDS_IN_FLIGHT`].
-    ///
-    /// It does not wait for a broker. *Errors*: [`ProducerError`].
-    pub(super) fn start(
-        settings: &Settings,
-        answers: mpsc::Sender<Answered>,
-        monitor: Monitor,
-    ) -> Result<Self, ProducerError> {
-        let context = Context { answers, monitor };
-        let inner = settings.0.create_with_context(context).map_err(ProducerError)?;
-        Ok(Self { inner: Arc::new(inner) })
-    }
-
-    /// Hands a record over. Never blocks.
-    pub(super) fn send(&self, to: &Envelope<'_>, record: &Outgoing) -> Result<(), NotTaken> {
+impl Produce for Producer {
+    fn send(&self, to: &Envelope<'_>, record: &Outgoing) -> Result<(), NotTaken> {
         let message = BaseRecord::with_opaque_to(to.topic, to.ticket)
             .key(record.stream.machine.as_str())
             .payload(&record.value)
@@ -102,8 +129,8 @@ impl Producer {
         })
     }
 
-    /// Asks the metadata for a topic. Blocks for up to two seconds.
-    pub(super) fn ask(&self, topic: &str) -> TopicAnswer {
+    /// Asks the metadata. Blocks for up to two seconds.
+    fn ask(&self, topic: &str) -> TopicAnswer {
         let metadata = match self.inner.client().fetch_metadata(Some(topic), METADATA_TIMEOUT) {
             Ok(metadata) => metadata,
             Err(error) => return TopicAnswer::Unknown(error.to_string()),
@@ -126,14 +153,12 @@ impl Producer {
         }
     }
 
-    /// Says why the producer cannot go on, if it cannot.
-    pub(super) fn fatal_error(&self) -> Option<String> {
+    fn fatal_error(&self) -> Option<String> {
         self.inner.client().fatal_error().map(|(code, text)| format!("{code}: {text}"))
     }
 
-    /// Gives what is in flight a last chance to be answered, then ends the producer. Blocks for up to a
-    /// second. What is not answered afterwards is unknown.
-    pub(super) fn end(self) {
+    /// Gives what is in flight a last chance to be answered. Blocks for up to a second.
+    fn end(self) {
         // Flushing first: a producer that is dropped purges what it could still have delivered.
         drop(self.inner.flush(FLUSH_TIMEOUT));
     }

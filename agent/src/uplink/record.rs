@@ -12,22 +12,22 @@ use crate::buffer::{Position, Stored};
 
 /// A record that is ready to be sent.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub struct Outgoing {
     /// Whose rows.
-    pub(super) stream: StreamId,
+    pub stream: StreamId,
     /// What the buffer may forget once Kafka has it; empty for progress.
-    pub(super) positions: Vec<Position>,
+    pub positions: Vec<Position>,
     /// First sequence, if it has rows.
-    pub(super) first_seq: Option<u64>,
+    pub first_seq: Option<u64>,
     /// Rows in it.
-    pub(super) rows: u64,
+    pub rows: u64,
     /// Points in it.
-    pub(super) points: u64,
+    pub points: u64,
     /// Its one item was refused in company: it is sent with nothing else in flight, so that the answer
     /// is about it alone.
-    pub(super) is_alone: bool,
+    pub is_alone: bool,
     /// The message's value.
-    pub(super) value: Vec<u8>,
+    pub value: Vec<u8>,
 }
 
 struct Open {

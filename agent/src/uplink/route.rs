@@ -10,7 +10,7 @@ use millrace_protocol::{Category, DEFAULT_CATEGORY};
 
 /// What the metadata says of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum TopicAnswer {
+pub enum TopicAnswer {
     /// It is there.
     Present,
     /// It is not there, or this agent may not use it, in librdkafka's words.

@@ -6,5 +6,6 @@ mod agent_config;
 mod kills;
 mod mqtt_redelivery;
 mod programs;
+mod simulation;
 mod structure;
 mod truth;

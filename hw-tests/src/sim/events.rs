@@ -1,0 +1,472 @@
+//! The loop: what happens next is drawn from the dice, one event at a time; then everything heals and drains.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use millrace_agent::config::WhenFull;
+use millrace_collector::flush::Settings;
+use millrace_collector::lake::db::{Executor as _, SqliteConnection};
+use millrace_protocol::Epoch;
+use tokio::runtime::Runtime;
+
+use super::agent::{Agent, Cap, Ground};
+use super::check::{self, Counts, Findings};
+use super::collector::{Collector, Fate};
+use super::dice::Dice;
+use super::disk::{End, GatewayDisk, Images};
+use super::features;
+use super::kafka::Kafka;
+use super::plant::{Habits, Plant};
+use super::time::{SECOND_US, Time};
+use super::truth::Truth;
+use super::values::Values;
+use super::{Options, Sabotage};
+
+/// The agent's books hold four earlier streams of a chain; with more starts some would be out of sight.
+const STARTS: u64 = 5;
+/// Rounds in which everything must have drained.
+const PATIENCE: u32 = 120;
+
+/// What can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Poll,
+    Publish,
+    Receive,
+    BufferFlush,
+    Send,
+    Link,
+    Trouble,
+    Cut,
+    Read,
+    LakeFlush,
+    KillCollector,
+    FillLake,
+    StartAgent,
+    KillAgent,
+    EndAtStep,
+    Reconnect,
+    FillDisk,
+    StepClock,
+    LoseTopic,
+    Silence,
+}
+
+/// How often things happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Events, all told.
+    pub events: u64,
+    /// Kills and power cuts of the agent.
+    pub agent_ends: u64,
+    /// Flushes of the lake that were cut.
+    pub cuts: u64,
+    /// Flushes of the lake that were committed.
+    pub flushes: u64,
+    /// Steps of the gateway's clock.
+    pub clock_steps: u64,
+    /// Events while rows passed through memory.
+    pub passing: u64,
+}
+
+/// What a seed does, and how.
+#[derive(Debug, Clone, Copy)]
+struct Character {
+    steps: u64,
+    kills_agent: bool,
+    cuts_power: bool,
+    kills_collector: bool,
+    bad_link: bool,
+    steps_clock: bool,
+    fills_disk: bool,
+    fills_lake: bool,
+    loses_topic: bool,
+    is_capped: bool,
+}
+
+impl Character {
+    fn draw(dice: &mut Dice, sabotage: Option<Sabotage>) -> Self {
+        let mut often = || !dice.one_in(3);
+        let (kills_agent, kills_collector, bad_link, steps_clock) = (often(), often(), often(), often());
+        let mut character = Self {
+            steps: 250 + dice.roll(350),
+            kills_agent,
+            cuts_power: kills_agent && dice.one_in(2),
+            kills_collector,
+            bad_link,
+            steps_clock,
+            fills_disk: dice.one_in(4),
+            fills_lake: dice.one_in(4),
+            loses_topic: dice.one_in(6),
+            is_capped: dice.one_in(6),
+        };
+        if matches!(sabotage, Some(Sabotage::ConfirmEarly | Sabotage::ForgetSync)) {
+            (character.kills_agent, character.cuts_power) = (true, true);
+        }
+        character
+    }
+
+    fn cap(self, dice: &mut Dice) -> Cap {
+        let when_full = if dice.one_in(2) { WhenFull::DropOldest } else { WhenFull::DropNewest };
+        let max_bytes = if self.is_capped { 4 << 20 } else { 1 << 30 };
+        Cap { max_bytes, when_full }
+    }
+
+    /// Weights of the events.
+    fn weights(self, is_running: bool) -> Vec<(u32, Event)> {
+        let when = |does: bool, weight: u32| if does { weight } else { 0 };
+        vec![
+            (when(is_running, 60), Event::Poll),
+            (25, Event::Publish),
+            (when(is_running, 45), Event::Receive),
+            (when(is_running, 35), Event::BufferFlush),
+            (when(is_running, 60), Event::Send),
+            (120, Event::Link),
+            (when(self.bad_link, 6), Event::Trouble),
+            (when(self.bad_link, 4), Event::Cut),
+            (45, Event::Read),
+            (30, Event::LakeFlush),
+            (when(self.kills_collector, 2), Event::KillCollector),
+            (when(self.fills_lake, 3), Event::FillLake),
+            (when(!is_running, 40), Event::StartAgent),
+            (when(self.kills_agent && is_running, 2), Event::KillAgent),
+            (when(self.kills_agent && is_running, 3), Event::EndAtStep),
+            (when(is_running, 3), Event::Reconnect),
+            (when(self.fills_disk && is_running, 4), Event::FillDisk),
+            (when(self.steps_clock, 4), Event::StepClock),
+            (when(self.loses_topic, 2), Event::LoseTopic),
+            (2, Event::Silence),
+        ]
+    }
+}
+
+/// One seed's world.
+pub(super) struct Sim {
+    options: Options,
+    character: Character,
+    dice: Dice,
+    time: Time,
+    kafka: Kafka,
+    plant: Plant,
+    truth: Truth,
+    data: PathBuf,
+    images: Images,
+    cap: Cap,
+    agent: Option<Agent>,
+    starts: u64,
+    /// Ended epochs some rows of which passed through memory.
+    volatile: BTreeSet<Epoch>,
+    collector: Collector,
+    runtime: Runtime,
+    pub(super) tally: Tally,
+}
+
+impl Sim {
+    pub(super) fn new(
+        seed: u64,
+        options: Options,
+        folder: &Path,
+        settings: Settings,
+        runtime: Runtime,
+    ) -> anyhow::Result<Self> {
+        let mut dice = Dice::new(seed);
+        let character = Character::draw(&mut dice, options.sabotage);
+        let time = Time::new();
+        let loses = options.sabotage == Some(Sabotage::LoseRecords);
+        let kafka = Kafka::new(&time, dice.fork(), 2, &["telemetry", "counters"], loses);
+        let blob_bytes = if character.is_capped { 30_000 } else { 0 };
+        let values = Values::new(dice.fork(), blob_bytes);
+        let habits = Habits { disorder: options.disorder, raw: dice.one_in(2) };
+        let plant = Plant::new(dice.fork(), values, habits)?;
+        let data = folder.join("agent");
+        std::fs::create_dir_all(&data)?;
+        let images = Images::new(&data);
+        let cap = character.cap(&mut dice);
+        Ok(Self {
+            options,
+            character,
+            time,
+            kafka,
+            plant,
+            truth: Truth::default(),
+            data,
+            images,
+            cap,
+            agent: None,
+            starts: 0,
+            volatile: BTreeSet::new(),
+            collector: Collector::new(folder, settings, options.sabotage == Some(Sabotage::SkipRecords)),
+            runtime,
+            tally: Tally::default(),
+            dice,
+        })
+    }
+
+    /// Lets the seed's events happen.
+    pub(super) fn play(&mut self) -> anyhow::Result<()> {
+        for _ in 0..self.character.steps {
+            let weights = self.character.weights(self.agent.is_some());
+            let Some(event) = self.dice.weighted(&weights) else { break };
+            self.tally.events += 1;
+            tracing::debug!(now_us = self.time.now_us(), ?event, "event");
+            self.happen(event).with_context(|| format!("{event:?}"))?;
+            self.bury()?;
+            self.time.advance(self.dice.us(SECOND_US * 3 / 2));
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> anyhow::Result<()> {
+        let now_us = self.time.now_us();
+        match event {
+            Event::Publish => self.plant.publish(&mut self.truth, &self.time),
+            Event::Link => (0..=self.dice.roll(4)).for_each(|_| self.kafka.step()),
+            Event::Trouble => self.kafka.trouble(),
+            Event::Cut => {
+                let is_up = !self.kafka.is_up();
+                self.kafka.set_up(is_up);
+            }
+            Event::LoseTopic => {
+                let is_there = self.dice.one_in(2);
+                self.kafka.set_topic("counters", is_there);
+            }
+            Event::Read => self.collector.read(&self.runtime, &self.kafka, &mut self.dice, now_us)?,
+            Event::LakeFlush => {
+                let fate = self.fate();
+                self.collector.flush(&self.runtime, now_us, fate)?;
+            }
+            Event::KillCollector => self.collector.kill(),
+            Event::FillLake => {
+                let is_full = !self.collector.is_lake_full();
+                self.collector.fill(&self.runtime, is_full)?;
+            }
+            Event::StartAgent => self.start_agent()?,
+            Event::StepClock => self.step_clock(),
+            Event::Silence => {
+                let silence_us = if self.dice.one_in(5) { 900 } else { 90 };
+                self.time.advance(self.dice.us(silence_us * SECOND_US));
+            }
+            _ => self.agent_does(event)?,
+        }
+        Ok(())
+    }
+
+    fn agent_does(&mut self, event: Event) -> anyhow::Result<()> {
+        let Some(agent) = &mut self.agent else { return Ok(()) };
+        self.tally.passing += u64::from(agent.is_passing());
+        let dice = &mut self.dice;
+        match event {
+            Event::Poll => agent.poll(&mut self.plant, &mut self.truth),
+            Event::Receive => {
+                if agent.receive(&mut self.plant) && self.options.sabotage == Some(Sabotage::ConfirmEarly) {
+                    agent.confirm_early(&mut self.plant, &mut self.truth);
+                }
+                if agent.is_full() {
+                    agent.flush(&mut self.plant, &mut self.truth, false);
+                }
+            }
+            Event::BufferFlush => {
+                let loses_acks = dice.one_in(25) && !agent.is_passing();
+                agent.flush(&mut self.plant, &mut self.truth, loses_acks);
+                agent.rest();
+            }
+            Event::Send => agent.send(&mut self.plant, &mut self.truth)?,
+            Event::Reconnect if !agent.is_passing() => self.plant.reconnect(),
+            Event::FillDisk => {
+                let is_full = !agent.disk.is_full();
+                agent.disk.fill(is_full);
+            }
+            Event::KillAgent if self.starts < STARTS => agent.disk.end(how(dice, self.character))?,
+            Event::EndAtStep if self.starts < STARTS => {
+                let end = how(dice, self.character);
+                agent.disk.end_at(dice.roll(25), end);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn fate(&mut self) -> Fate {
+        if !self.character.kills_collector || self.collector.is_lake_full() {
+            return Fate::Done;
+        }
+        match self.dice.roll(16) {
+            0 => Fate::Killed(1 + self.dice.roll(400)),
+            1 => Fate::Failed(1 + self.dice.roll(400)),
+            2 => Fate::Unknown,
+            _ => Fate::Done,
+        }
+    }
+
+    fn step_clock(&mut self) {
+        self.tally.clock_steps += 1;
+        let dice = &mut self.dice;
+        let step_us = match dice.roll(6) {
+            0 | 1 => 0,
+            2 => dice.us(4 * SECOND_US) - 2 * SECOND_US,
+            3 => -dice.us(2 * 3_600 * SECOND_US),
+            // A clock that was never set.
+            4 if dice.one_in(6) => -self.time.now_us() + 3_600 * SECOND_US,
+            _ => dice.us(2 * 3_600 * SECOND_US),
+        };
+        self.time.set_wall_off(step_us);
+    }
+
+    /// Starts an agent.
+    fn start_agent(&mut self) -> anyhow::Result<()> {
+        let forgets = self.options.sabotage == Some(Sabotage::ForgetSync);
+        let disk = GatewayDisk::new(&self.time, &self.images, self.character.cuts_power, forgets);
+        self.starts += 1;
+        if self.starts > 1 && self.starts < STARTS && self.character.kills_agent && self.dice.one_in(4) {
+            disk.end_at(self.dice.roll(12), how(&mut self.dice, self.character));
+        }
+        let ground = Ground {
+            data: &self.data,
+            images: &self.images,
+            time: &self.time,
+            kafka: &self.kafka,
+            cap: self.cap,
+            streams: self.plant.configured(),
+        };
+        let started = Agent::start(ground, &mut self.dice, Arc::clone(&disk))?;
+        if let (None, Some(end)) = (&started, disk.ended()) {
+            self.mourn(end)?;
+        }
+        self.agent = started;
+        Ok(())
+    }
+
+    /// Takes away an agent whose world has ended.
+    fn bury(&mut self) -> anyhow::Result<()> {
+        let Some(end) = self.agent.as_ref().and_then(|agent| agent.disk.ended()) else { return Ok(()) };
+        self.volatile.extend(self.agent.as_ref().filter(|agent| agent.has_passed()).map(Agent::epoch));
+        self.agent = None;
+        self.mourn(end)
+    }
+
+    fn mourn(&mut self, end: End) -> anyhow::Result<()> {
+        tracing::debug!(?end, "the agent's world has ended");
+        self.tally.agent_ends += 1;
+        self.kafka.cut();
+        self.plant.reconnect();
+        self.plant.restarted();
+        if end == End::PowerCut {
+            self.time.reboot();
+        }
+        self.images.restore(end)
+    }
+
+    /// Mends everything and waits until nothing is under way, then lets hours pass so that every window closes.
+    pub(super) fn drain(&mut self) -> anyhow::Result<()> {
+        self.bury()?;
+        self.kafka.set_up(true);
+        self.kafka.set_topic("counters", true);
+        self.time.set_wall_off(0);
+        self.collector.fill(&self.runtime, false)?;
+        for _ in 0..PATIENCE {
+            self.round(3 * SECOND_US)?;
+            if self.is_quiet() {
+                for _ in 0..3 {
+                    self.round(11 * SECOND_US)?;
+                }
+                for _ in 0..8 {
+                    self.round(1_500 * SECOND_US)?;
+                }
+                self.collector.repair_all(&self.runtime, self.time.now_us())?;
+                return Ok(());
+            }
+        }
+        let streams = self.agent.as_ref().map(|agent| agent.reader.streams());
+        let waiting: Vec<_> = streams
+            .into_iter()
+            .flatten()
+            .filter(|stream| stream.waiting_rows + stream.waiting_notices > 0)
+            .collect();
+        let quiet = (self.plant.is_quiet(), self.kafka.is_quiet(), self.collector.is_quiet(&self.kafka));
+        anyhow::bail!("not drained (plant, kafka, collector: {quiet:?}): {waiting:?}")
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.agent.as_ref().is_some_and(Agent::is_quiet)
+            && self.plant.is_quiet()
+            && self.kafka.is_quiet()
+            && self.collector.is_quiet(&self.kafka)
+    }
+
+    fn round(&mut self, us: i64) -> anyhow::Result<()> {
+        self.time.advance(us);
+        if self.agent.is_none() {
+            self.starts = self.starts.max(STARTS);
+            self.start_agent()?;
+        }
+        let Some(agent) = &mut self.agent else { return Ok(()) };
+        agent.disk.fill(false);
+        agent.disk.spare();
+        if agent.is_polling() {
+            agent.poll(&mut self.plant, &mut self.truth);
+        }
+        while agent.receive(&mut self.plant) {}
+        agent.flush(&mut self.plant, &mut self.truth, false);
+        agent.rest();
+        for _ in 0..2 {
+            for _ in 0..8 {
+                agent.send(&mut self.plant, &mut self.truth)?;
+            }
+            self.kafka.settle();
+        }
+        agent.send(&mut self.plant, &mut self.truth)?;
+        self.collector.read_all(&self.runtime, &self.kafka, self.time.now_us())?;
+        self.collector.flush(&self.runtime, self.time.now_us(), Fate::Done)
+    }
+
+    /// Looks at what came of it.
+    pub(super) fn check(
+        &mut self,
+        settings: &Settings,
+        counts: &mut Counts,
+        findings: &mut Findings,
+    ) -> anyhow::Result<()> {
+        (self.tally.cuts, self.tally.flushes) = (self.collector.cuts, self.collector.flushes);
+        let mut conn = self.collector.finish(&self.runtime)?;
+        let books = self.agent.as_ref().context("no agent")?.reader.books();
+        let to_us = self.time.now_us();
+        self.runtime.block_on(async {
+            spoil(&mut conn, self.options.sabotage).await?;
+            let forgives = self.options.forgives_known;
+            let machines =
+                check::truth(&mut conn, &self.truth, &self.volatile, forgives, counts, findings).await?;
+            check::books(&mut conn, &books, &self.volatile, counts, findings).await?;
+            features::compare(&mut conn, settings, forgives, &machines, to_us, counts, findings).await
+        })
+    }
+}
+
+fn how(dice: &mut Dice, character: Character) -> End {
+    if character.cuts_power && dice.one_in(2) { End::PowerCut } else { End::Kill }
+}
+
+/// Spoils the lake on purpose.
+async fn spoil(conn: &mut SqliteConnection, sabotage: Option<Sabotage>) -> anyhow::Result<()> {
+    let statement = match sabotage {
+        Some(Sabotage::DeleteRow) => "DELETE FROM reading WHERE rowid = (SELECT max(rowid) / 2 FROM reading)",
+        Some(Sabotage::ChangeValue) => {
+            "UPDATE reading SET ts = ts + 1 WHERE rowid = (SELECT max(rowid) / 2 FROM reading)"
+        }
+        Some(Sabotage::DoubleRow) => {
+            "INSERT INTO reading SELECT ts + 1, machine_id, stream_id, seq, flush_id, append_ts, quality, flags, \
+             layout_id, vals, extra FROM reading WHERE rowid = (SELECT max(rowid) / 2 FROM reading)"
+        }
+        Some(Sabotage::ForgetLedger) => "UPDATE stream SET stored = ''",
+        Some(Sabotage::ChangeFeature) => {
+            "UPDATE features_hop_v1 SET coverage = coverage + 1e-12 WHERE event_timestamp = (SELECT max(event_timestamp) FROM features_hop_v1)"
+        }
+        Some(Sabotage::DeleteWindow) => {
+            "DELETE FROM features_tumble_v1 WHERE event_timestamp = (SELECT max(event_timestamp) FROM features_tumble_v1)"
+        }
+        _ => return Ok(()),
+    };
+    conn.execute(statement).await.context("spoiling the lake")?;
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Some seeds of the simulation (`hw-tests/src/sim.rs`), and proof that it finds what is spoilt on purpose.
+//!
+//! `MILLRACE_SIM_SEEDS` says how many seeds run, `MILLRACE_SIM_FROM` which is the first. Seeds that once failed stand
+//! in `tests/seeds/simulation.txt` and run first.
+
+use millrace_hw_tests::sim::many::{Failure, run_all};
+use millrace_hw_tests::sim::{Options, Sabotage};
+
+const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/seeds/simulation.txt");
+
+/// What the CHANGELOG names as a known fault would hide what is new.
+const FORGIVING: Options = Options { disorder: true, latest: true, forgives_known: true, sabotage: None };
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().map_or(default, |text| text.parse().expect(variable))
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn kept() -> Vec<u64> {
+    let text = std::fs::read_to_string(KEPT).unwrap();
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    lines.filter(|line| !line.is_empty()).map(|line| line.parse().expect(line)).collect()
+}
+
+#[test]
+fn whatever_fails_what_was_confirmed_is_in_the_lake_once_and_stream_is_batch_is_oracle() {
+    let from = number("MILLRACE_SIM_FROM", 1);
+    let seeds: Vec<u64> = kept().into_iter().chain(from..from + number("MILLRACE_SIM_SEEDS", 40)).collect();
+    let heard = |failure: &Failure| println!("seed {} fails: {:#?}", failure.seed, failure.findings);
+    let summary = run_all(&seeds, threads(), FORGIVING, &heard);
+    println!("{} seeds in {:?}: {:?}", summary.seeds, summary.took, summary.counts);
+    let failed: Vec<u64> = summary.failures.iter().map(|failure| failure.seed).collect();
+    assert!(failed.is_empty(), "seeds {failed:?} fail; keep them in {KEPT}");
+    // A seed that tries nothing proves nothing.
+    let counts = summary.counts;
+    assert!(counts.confirmed > 20 * summary.seeds && counts.windows > 20 * summary.seeds, "{counts:?}");
+    assert!(summary.agent_ends > summary.seeds && summary.cuts > 0, "{summary:?}");
+}
+
+#[test]
+fn whatever_is_spoilt_on_purpose_is_found() {
+    let seeds: Vec<u64> = (1..=8).collect();
+    for sabotage in Sabotage::ALL {
+        let options = Options { sabotage: Some(sabotage), ..FORGIVING };
+        let summary = run_all(&seeds, threads(), options, &|_| {});
+        let mut kinds: Vec<&str> = summary
+            .failures
+            .iter()
+            .flat_map(|failure| &failure.findings)
+            .map(|finding| finding.kind)
+            .collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        println!("{sabotage:?}: {} of {} seeds find it: {kinds:?}", summary.failures.len(), seeds.len());
+        let expected: &[&str] = match sabotage {
+            Sabotage::DeleteRow | Sabotage::ConfirmEarly => &["missing"],
+            Sabotage::ForgetSync => &["missing", "audit", "conflict", "misplaced"],
+            Sabotage::ChangeValue => &["changed"],
+            Sabotage::DoubleRow => &["doubled"],
+            Sabotage::ForgetLedger => &["audit"],
+            Sabotage::ChangeFeature => &["window differs"],
+            Sabotage::DeleteWindow => &["window not stored"],
+            Sabotage::LoseRecords | Sabotage::SkipRecords => &["missing", "error"],
+        };
+        assert!(expected.iter().any(|kind| kinds.contains(kind)), "{sabotage:?} is not found: {kinds:?}");
+    }
+}
+
+#[test]
+fn a_seed_is_one_sequence_of_events() {
+    for seed in 1..=number("MILLRACE_SIM_TWICE", 4) {
+        let once = || {
+            let outcome = millrace_hw_tests::sim::run(seed, FORGIVING).unwrap();
+            (outcome.counts, outcome.events, outcome.findings)
+        };
+        assert_eq!(once(), once(), "seed {seed}");
+    }
+}

@@ -17,6 +17,8 @@ use crate::config::WhenFull;
 mod account;
 mod disk;
 mod entry;
+mod fold;
+mod group;
 mod inspect;
 mod manifest;
 mod notice;
@@ -30,10 +32,11 @@ mod state;
 mod streams;
 mod writer;
 
+pub use group::{Flushed, Group, NewRows};
 pub use inspect::{Report, SegmentReport, StreamReport, inspect, verify};
 pub use pass::{Confirm, PublishId};
 pub use reader::{BufferHealth, BufferReader, Stored, StreamState};
-pub use writer::{Buffer, Flushed, Group, NewRows};
+pub use writer::Buffer;
 
 use disk::Disk;
 use open::Purpose;

@@ -40,6 +40,7 @@ pub use writer::Buffer;
 
 use disk::Disk;
 use open::Purpose;
+use segment::Segment;
 use state::State;
 
 /// Gives the wall clock in microseconds since 1970-01-01 UTC; tests inject theirs.
@@ -165,6 +166,24 @@ impl Shared {
 
     fn gate(&self) -> MutexGuard<'_, ()> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes segments that are neither written to nor read next: each costs ten megabytes while it is
+    /// open. The caller holds the gate.
+    fn close_idle(&self) {
+        let mut state = self.lock();
+        let holding = |entry: u64| state.segments.range(..=entry).next_back().map(|(&first, _)| first);
+        let newest = state.segments.keys().next_back().copied();
+        let backlog = Some(state.cursors.backlog).filter(|entry| *entry < state.cursors.first_live);
+        let used = [backlog.and_then(holding), holding(state.cursors.live), newest];
+        let idle: Vec<Segment> = state
+            .segments
+            .iter_mut()
+            .filter(|(first, _)| !used.contains(&Some(**first)))
+            .filter_map(|(_, s)| s.open.take())
+            .collect();
+        drop(state);
+        idle.into_iter().for_each(Segment::close);
     }
 }
 

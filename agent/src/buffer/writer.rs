@@ -140,6 +140,11 @@ impl Buffer {
             state.acknowledged.insert(first..=first);
         }
         self.active = Some(Active { first, segment, layouts: HashSet::new(), streams: HashSet::new() });
+        {
+            // While Kafka is away nobody reads, so the reader does not do it.
+            let _gate = self.shared.gate();
+            self.shared.close_idle();
+        }
         self.checkpoint()
     }
 

@@ -17,6 +17,8 @@ use crate::config::WhenFull;
 mod account;
 mod disk;
 mod entry;
+mod fold;
+mod group;
 mod inspect;
 mod manifest;
 mod notice;
@@ -31,13 +33,15 @@ mod streams;
 mod writer;
 
 pub use disk::{Faults, Step};
+pub use group::{Flushed, Group, NewRows};
 pub use inspect::{Report, SegmentReport, StreamReport, inspect, verify};
 pub use pass::{Confirm, PublishId};
 pub use reader::{BufferHealth, BufferReader, Stored, StreamState};
-pub use writer::{Buffer, Flushed, Group, NewRows};
+pub use writer::Buffer;
 
 use disk::Disk;
 use open::Purpose;
+use segment::Segment;
 use state::State;
 
 /// Gives the wall clock in microseconds since 1970-01-01 UTC; tests inject theirs.
@@ -163,6 +167,24 @@ impl Shared {
 
     fn gate(&self) -> MutexGuard<'_, ()> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes segments that are neither written to nor read next: each costs ten megabytes while it is
+    /// open. The caller holds the gate.
+    fn close_idle(&self) {
+        let mut state = self.lock();
+        let holding = |entry: u64| state.segments.range(..=entry).next_back().map(|(&first, _)| first);
+        let newest = state.segments.keys().next_back().copied();
+        let backlog = Some(state.cursors.backlog).filter(|entry| *entry < state.cursors.first_live);
+        let used = [backlog.and_then(holding), holding(state.cursors.live), newest];
+        let idle: Vec<Segment> = state
+            .segments
+            .iter_mut()
+            .filter(|(first, _)| !used.contains(&Some(**first)))
+            .filter_map(|(_, s)| s.open.take())
+            .collect();
+        drop(state);
+        idle.into_iter().for_each(Segment::close);
     }
 }
 

@@ -6,6 +6,7 @@
 mod address;
 mod csv;
 mod device;
+mod kafka;
 mod kind;
 mod load;
 mod mqtt;

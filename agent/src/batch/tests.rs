@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::JoinHandle;
 
 use millrace_protocol::{
-    BootId, Cell, Chunk, ClockSegment, Layout, LayoutColumn, Quality, RawRow, Reporting, Row, RowFlags,
-    StreamRow, UnsyncedClock, Value, ValueType,
+    Birth, BootId, Cell, Chunk, ClockSegment, Layout, LayoutColumn, Quality, RawRow, Reporting, Row,
+    RowFlags, StreamRow, UnsyncedClock, Value, ValueType,
 };
 use tokio::sync::oneshot;
 

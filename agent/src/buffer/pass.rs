@@ -9,10 +9,11 @@ use tokio::sync::oneshot;
 
 use super::BufferError;
 use super::entry::{Note, delta_of, hex};
+use super::group::Group;
 use super::open::segment_folder;
 use super::segment::Segment;
 use super::state::{Amount, Passing, State};
-use super::writer::{Active, Buffer, Group};
+use super::writer::{Active, Buffer};
 use crate::delivery::Confirmed;
 
 /// What passes through memory at most; then the oldest gives way. *Units*: bytes.

@@ -103,7 +103,7 @@ impl BufferReader {
         basket.max_bytes = max_bytes;
         // Room that the end of the backlog left over.
         self.fill(&mut basket, |state| next_fresh(state, Lane::Live));
-        self.close_idle();
+        self.shared.close_idle();
         drop(gate);
         basket.taken
     }
@@ -218,22 +218,6 @@ impl BufferReader {
                 open.into_iter().for_each(Segment::close);
             }
         }
-    }
-
-    /// Closes segments that are neither written to nor read next.
-    fn close_idle(&self) {
-        let mut state = self.shared.lock();
-        let holding = |entry: u64| state.segments.range(..=entry).next_back().map(|(&first, _)| first);
-        let newest = state.segments.keys().next_back().copied();
-        let used = [holding(state.cursors.backlog), holding(state.cursors.live), newest];
-        let idle: Vec<Segment> = state
-            .segments
-            .iter_mut()
-            .filter(|(first, _)| !used.contains(&Some(**first)))
-            .filter_map(|(_, s)| s.open.take())
-            .collect();
-        drop(state);
-        idle.into_iter().for_each(Segment::close);
     }
 
     /// Forgets items that Kafka has.

@@ -387,6 +387,21 @@ fn finished_segments_are_removed_and_a_second_process_is_refused() {
 }
 
 #[test]
+fn segments_are_closed_although_nobody_reads() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    for first in 1..=6 {
+        let rows = vec![new_rows(&mut buffer, 0, first, 1, 10)];
+        buffer.flush(&group(rows));
+        buffer.begin_segment().unwrap();
+    }
+    let open = || reader.shared.lock().segments.values().filter(|s| s.open.is_some()).count();
+    assert_eq!(open(), 2, "the one that is read next and the one that is written to");
+    assert_eq!(reader.take(usize::MAX).len(), 6);
+    assert_eq!(open(), 1);
+}
+
+#[test]
 fn births_and_their_chain_survive_kills_and_drops() {
     let mut rig = Rig::new();
     let birth = |after| Item::Birth(Birth { after, started_us: 5, ..Birth::default() }).encode().unwrap();

@@ -1,21 +1,20 @@
 //! From the files to a [`Config`], or to everything that is wrong with them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_protocol::{AgentId, MachineName};
 
-use super::device::{self, Files, Seen, host_and_port, joined};
+use super::device::{self, Files, Seen};
 use super::problems::{At, Problems, Sink};
 use super::section::Section;
-use super::tree::{self, Entry, Node, Table, Value};
+use super::tree::{self, Entry, Table, Value};
 use super::{
     Buffer, Bus, Config, DEFAULT_CLOCK_HOLD, DEFAULT_DATA_DIR, DEFAULT_MAX_BYTES, DEFAULT_STATUS_LISTEN,
-    DEFAULT_SYNC_INTERVAL, DEFAULT_TOPIC_PREFIX, Kafka, Mqtt, OWNED_KAFKA_OPTIONS, PROGRESS_INTERVAL,
-    WhenFull, mqtt,
+    DEFAULT_SYNC_INTERVAL, Mqtt, WhenFull, kafka, mqtt,
 };
 use crate::source::modbus::load::load as modbus_load;
 
@@ -23,6 +22,7 @@ use crate::source::modbus::load::load as modbus_load;
 const VERSION: i128 = 1;
 /// The smallest buffer: a dozen segments of the smallest size (D6). *Units*: bytes.
 const MIN_BUFFER_BYTES: u64 = 8 << 20;
+
 impl Config {
     /// Reads `agent.toml` and the files of `conf.d` beside it.
     ///
@@ -154,7 +154,7 @@ fn config(mut top: Section<'_>, base: &Path) -> Option<Config> {
     let agent = agent(part("agent"), base);
     let status_listen = status(part("status"));
     let clock_hold = clock(part("clock"));
-    let kafka = kafka(part("kafka"));
+    let kafka = kafka::kafka(part("kafka"));
     let buffer = buffer(part("buffer"));
     let files = Files { base };
     let templates = match top.get("template").map(|node| (node, &node.value)) {
@@ -251,100 +251,6 @@ fn clock(mut section: Section<'_>) -> Duration {
     let hold = section.duration_in("hold", Duration::ZERO..=Duration::from_secs(86_400));
     section.finish();
     hold.unwrap_or(DEFAULT_CLOCK_HOLD)
-}
-
-fn kafka(mut section: Section<'_>) -> Option<Kafka> {
-    if section.get("brokers").is_none() {
-        section.missing("brokers", "brokers = [\"127.0.0.1:9092\"]");
-    }
-    let written = section.texts("brokers");
-    if written.as_ref().is_some_and(Vec::is_empty) {
-        section.report(&section.line_of("brokers"), "brokers is empty; write at least one host:port");
-    }
-    let brokers: Vec<String> =
-        written.unwrap_or_default().into_iter().filter_map(|(at, text)| broker(&section, at, text)).collect();
-    let topic_prefix = section.text("topic_prefix").unwrap_or(DEFAULT_TOPIC_PREFIX).to_owned();
-    let is_topic = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if topic_prefix.is_empty() || topic_prefix.len() > 100 || !topic_prefix.chars().all(is_topic) {
-        let message = format!(
-            "topic_prefix \"{topic_prefix}\" cannot begin a topic; write 1 to 100 letters, digits, '.', '_' and '-'"
-        );
-        section.report(&section.line_of("topic_prefix"), message);
-    }
-    section.later("tls", "remove it and use a broker on a loopback address");
-    section.later("sasl", "remove it and use a broker on a loopback address");
-    section.later("max_rate", "remove it");
-    section.later("backlog_share", "remove it");
-    let options = kafka_options(&mut section);
-    let progress_interval =
-        section.duration_in("progress_interval", Duration::from_millis(100)..=PROGRESS_INTERVAL);
-    section.finish();
-    let progress_interval = progress_interval.unwrap_or(PROGRESS_INTERVAL);
-    Some(Kafka { brokers, topic_prefix, options, progress_interval })
-}
-
-fn broker(section: &Section<'_>, at: &At, text: &str) -> Option<String> {
-    let message = match host_and_port(text, 9092) {
-        Some((host, port)) if is_loopback(&host) => return Some(joined(&host, port)),
-        Some((host, _)) => format!(
-            "brokers: {host} is not a loopback address, which needs tls; TLS comes with a later release, use a broker on 127.0.0.1"
-        ),
-        None => format!("brokers: \"{text}\" is no host and port; write \"127.0.0.1:9092\""),
-    };
-    section.report(at, message);
-    None
-}
-
-fn kafka_options(section: &mut Section<'_>) -> BTreeMap<String, String> {
-    let Some(table) = section.table("options", "kafka".to_owned()) else { return BTreeMap::new() };
-    let mut options = BTreeMap::new();
-    for (key, Node { value, at }) in table.own_keys() {
-        let own = OWNED_KAFKA_OPTIONS.contains(&key) || key.starts_with("ssl.") || key.starts_with("sasl.");
-        let text = match value {
-            Value::Text(text) => text.clone(),
-            Value::Integer(number) => number.to_string(),
-            Value::Float(number) => number.to_string(),
-            Value::Bool(flag) => flag.to_string(),
-            Value::List(_) | Value::Table(_) | Value::Date => {
-                let message = format!(
-                    "options: {key} is {}; write a text, with \"quotes\" around a key with dots",
-                    value.kind()
-                );
-                table.report(at, message);
-                continue;
-            }
-        };
-        if own {
-            table.report(at, format!("options: {key} is set by Millrace itself; remove it"));
-            continue;
-        }
-        if !is_taken_by_librdkafka(key, &text) {
-            let message = format!(
-                "options: librdkafka does not take {key} = \"{text}\"; see its CONFIGURATION.md for names and values"
-            );
-            table.report(at, message);
-            continue;
-        }
-        options.insert(key.to_owned(), text);
-    }
-    options
-}
-
-/// Has librdkafka look at one option, without connecting.
-fn is_taken_by_librdkafka(key: &str, value: &str) -> bool {
-    let options = BTreeMap::from([(key.to_owned(), value.to_owned())]);
-    let alone = Kafka {
-        brokers: vec!["127.0.0.1:9092".to_owned()],
-        topic_prefix: DEFAULT_TOPIC_PREFIX.to_owned(),
-        options,
-        progress_interval: PROGRESS_INTERVAL,
-    };
-    crate::uplink::check(&alone).is_ok()
-}
-
-/// Tells whether a host is this machine; a name other than localhost may be anyone's.
-pub(super) fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn buffer(mut section: Section<'_>) -> Option<Buffer> {

@@ -72,7 +72,7 @@ fn url(section: &mut Section<'_>) -> Option<(String, u16)> {
     let text = section.required_text("url", "url = \"mqtt://127.0.0.1:1883\"")?;
     let message = match text.split_once("://") {
         Some(("mqtt", rest)) => match host_and_port(rest.trim_end_matches('/'), DEFAULT_MQTT_PORT) {
-            Some((host, port)) if super::load::is_loopback(&host) => return Some((host, port)),
+            Some((host, port)) if super::kafka::is_loopback(&host) => return Some((host, port)),
             Some((host, _)) => format!(
                 "url \"{text}\": {host} is not a loopback address, which needs TLS; TLS comes with a later release, use mqtt:// on 127.0.0.1"
             ),

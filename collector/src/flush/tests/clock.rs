@@ -56,6 +56,8 @@ async fn a_correction_of_the_same_boot_takes_rows_out_of_quarantine_also_after_a
     // What was read before the correction holds, and what another boot read, goes on waiting.
     assert_eq!(texts(&mut conn, PLACED).await, ["2 11 5 [11.0]", "3 20 5 [20.0]"]);
     assert_eq!(texts(&mut conn, WAITING).await, ["clock 1", "clock 4"]);
+    let ledger = texts(&mut conn, "SELECT stored || ' ' || rejected FROM stream").await;
+    assert_eq!(ledger, ["2-3 1,4"]);
     let line = audited(&mut conn).await.streams.remove(0);
     assert_eq!((line.in_lake, line.rejected, line.missing, line.unledgered), (2, 2, 0, 0));
 

@@ -7,6 +7,7 @@
 
 mod absorb;
 mod batch;
+mod clock;
 mod commit;
 mod load;
 mod open;
@@ -84,6 +85,7 @@ pub struct Memory {
     open: Open,
     batch: batch::BatchRuns,
     senders: senders::Senders,
+    corrections: clock::Corrections,
 }
 
 /// One shard's part.

@@ -39,7 +39,7 @@ impl Memory {
         }
     }
 
-    fn intern(&mut self, stream: &StreamId) -> Arc<StreamId> {
+    pub(super) fn intern(&mut self, stream: &StreamId) -> Arc<StreamId> {
         if let Some(known) = self.streams.get(stream) {
             return Arc::clone(known);
         }
@@ -163,10 +163,14 @@ impl Memory {
         let (mut points, mut newest_us) = (0, i64::MIN);
         let mut stored = new.clone();
         for seq in new.ranges().flatten() {
-            let Some(row) = usize::try_from(seq - chunk.first_seq).ok().and_then(|at| chunk.row(at)) else {
-                continue;
-            };
-            let doubt = if row.flags.contains(RowFlags::CLOCK_UNSYNCED) {
+            let at = usize::try_from(seq - chunk.first_seq);
+            let Some(mut row) = at.ok().and_then(|at| chunk.row(at)) else { continue };
+            let mut placed = !row.flags.contains(RowFlags::CLOCK_UNSYNCED);
+            if !placed && let Some((us, _)) = self.corrections.place(&stream.agent, &chunk.clock, row.time_us)
+            {
+                (row.time_us, placed) = (us, true);
+            }
+            let doubt = if !placed {
                 Some((
                     "clock",
                     "the gateway's clock was not synchronised; a clock correction releases it".to_owned(),
@@ -404,7 +408,10 @@ impl Memory {
             at: incoming.append_us,
             detail: detail.to_string(),
         };
-        self.touch(incoming.partition, stream).controls.push((Arc::clone(stream), control));
+        self.corrections.add(&stream.agent, clock, incoming.append_us);
+        let open = self.touch(incoming.partition, stream);
+        open.corrected.insert(stream.agent.clone());
+        open.controls.push((Arc::clone(stream), control));
     }
 
     /// Keeps a record that cannot be decoded; by its Kafka headers its rows are still counted to their stream (D2).

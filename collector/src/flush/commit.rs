@@ -64,6 +64,7 @@ impl Memory {
     /// [`FlushError`]; the outcome may be unknown: roll back, throw this memory away and load it again.
     pub async fn flush(&mut self, conn: &mut SqliteConnection, now_us: i64) -> Result<Flushed, FlushError> {
         let mut flushed = Flushed::default();
+        self.release(conn).await?;
         let due = self.due(now_us);
         for due in due {
             self.write_shard(conn, due, now_us, &mut flushed).await?;

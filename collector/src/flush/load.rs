@@ -7,6 +7,7 @@ use millrace_preprocess::{Control, Mode};
 use millrace_protocol::{MachineName, StreamId};
 
 use super::batch::BatchRuns;
+use super::clock::Corrections;
 use super::open::Open;
 use super::senders::Senders;
 use super::{FlushError, Memory, Settings, Shard};
@@ -40,6 +41,7 @@ impl Memory {
             open: Open::default(),
             batch: BatchRuns::load(conn).await?,
             senders: Senders::default(),
+            corrections: Corrections::load(conn).await?,
         };
         let mut ledgers: HashMap<i64, StreamLedger> =
             loaded.iter().map(|s| (s.stream_id, ledger(&s.state))).collect();

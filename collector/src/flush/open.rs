@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millrace_protocol::{Birth, Layout, StreamId};
+use millrace_protocol::{AgentId, Birth, Layout, StreamId};
 
 use crate::lake::row::Columns;
 use crate::lake::write::{AuditRow, ControlRow, DeadLetter, GapRow, LossRow, QuarantineRow};
@@ -33,6 +33,8 @@ pub(super) struct OpenShard {
     pub(super) gaps: Vec<(Arc<StreamId>, GapRow)>,
     pub(super) births: Vec<(Arc<StreamId>, i64, Birth)>,
     pub(super) controls: Vec<(Arc<StreamId>, ControlRow)>,
+    /// Agents whose clock was corrected: their rows in quarantine are to be placed.
+    pub(super) corrected: BTreeSet<AgentId>,
     pub(super) audits: Vec<(Arc<StreamId>, AuditRow)>,
     pub(super) rows: u64,
     pub(super) points: u64,

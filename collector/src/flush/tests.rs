@@ -8,6 +8,7 @@ use millrace_protocol::{
 };
 
 mod batch;
+mod clock;
 mod hostile;
 mod kinds;
 mod senders;

@@ -1,6 +1,6 @@
 //! Waveforms as the lake keeps them: in a table of their own, since a row of numbers must not carry kilobytes.
 //!
-//! Invariant: [`read`] gives back exactly the bits that [`write`] was given.
+//! Invariant: [`read()`] gives back exactly the bits that [`write()`] was given.
 
 use std::collections::HashMap;
 use std::sync::Arc;

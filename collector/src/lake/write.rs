@@ -10,7 +10,7 @@ mod state;
 pub use births::{BirthRow, births};
 pub use ids::Ids;
 pub use rows::{AuditRow, ControlRow, DeadLetter, GapRow, LossRow, QuarantineRow, Reading};
-pub use rows::{audits, controls, dead_letters, gaps, losses, quarantine, readings};
+pub use rows::{audits, controls, dead_letters, gaps, losses, quarantine, readings, released};
 pub use state::{
     BatchRun, ShardState, StreamState, batch_run, flush_row, next_flush, operator_states, repaired, repairs,
     set_text, shard, streams,

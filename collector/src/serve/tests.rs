@@ -266,9 +266,7 @@ fn bodies() -> Vec<String> {
         }
         text
     });
-    let deep = |open: &str| {
-        format!("{}{}", good.trim_end_matches('}'), format!(", \"x\": {}", open.repeat(100_000)))
-    };
+    let deep = |open: &str| format!("{}, \"x\": {}", good.trim_end_matches('}'), open.repeat(100_000));
     let wide = json!({"features": vec!["press:temp"; 5_000], "entities": {"machine": ["h/a"]}}).to_string();
     let many = json!({"features": ["press:temp"], "entities": {"machine": vec!["h/a"; 50_000]}}).to_string();
     nearly.chain([deep("["), deep("{\"a\":"), "[".repeat(100_000), wide, many, String::new()]).collect()

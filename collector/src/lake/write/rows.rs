@@ -255,6 +255,16 @@ pub async fn quarantine(
     Ok(())
 }
 
+/// Takes a row out of `quarantine` that goes into `reading`.
+///
+/// # Errors
+/// [`LakeError::Sql`]; roll the transaction back.
+pub async fn released(conn: &mut SqliteConnection, quarantine_id: i64) -> Result<(), LakeError> {
+    let delete = Statement::new("DELETE FROM quarantine WHERE quarantine_id = ?").bind(quarantine_id);
+    delete.execute(conn).await.map_err(LakeError::sql("take a row out of quarantine"))?;
+    Ok(())
+}
+
 /// Adds rows to `loss`; one that is there already changes nothing.
 ///
 /// # Errors

@@ -201,6 +201,7 @@ impl Agent {
             };
             match confirmed.try_recv() {
                 Ok(how) => {
+                    tracing::debug!(?ids, ?how, dup, "confirmed");
                     if how == Confirmed::Stored {
                         self.number(truth, &ids, Numbered::OnDisk);
                     }
@@ -212,6 +213,7 @@ impl Agent {
                 Err(TryRecvError::Empty) => {
                     let how = if dup { Numbered::Perhaps } else { Numbered::InMemory };
                     self.number(truth, &ids, how);
+                    tracing::debug!(?ids, dup, "passes through memory");
                     truth.passed.extend(&ids);
                     self.passing.push((hash, ids, confirmed));
                 }

@@ -91,7 +91,7 @@ impl Character {
         let mut often = || !dice.one_in(3);
         let (kills_agent, kills_collector, bad_link, steps_clock) = (often(), often(), often(), often());
         let mut character = Self {
-            steps: 250 + dice.roll(350),
+            steps: 400 + dice.roll(600),
             kills_agent,
             cuts_power: kills_agent && dice.one_in(2),
             kills_collector,
@@ -110,7 +110,7 @@ impl Character {
 
     fn cap(self, dice: &mut Dice) -> Cap {
         let when_full = if dice.one_in(2) { WhenFull::DropOldest } else { WhenFull::DropNewest };
-        let max_bytes = if self.is_capped { 4 << 20 } else { 1 << 30 };
+        let max_bytes = if self.is_capped { 3 << 20 } else { 1 << 30 };
         Cap { max_bytes, when_full }
     }
 
@@ -176,8 +176,7 @@ impl Sim {
         let time = Time::new();
         let loses = options.sabotage == Some(Sabotage::LoseRecords);
         let kafka = Kafka::new(&time, dice.fork(), 2, &["telemetry", "counters"], loses);
-        let blob_bytes = if character.is_capped { 30_000 } else { 0 };
-        let values = Values::new(dice.fork(), blob_bytes);
+        let values = Values::new(dice.fork());
         let habits = Habits { disorder: options.disorder, raw: dice.one_in(2) };
         let plant = Plant::new(dice.fork(), values, habits)?;
         let data = folder.join("agent");
@@ -292,9 +291,12 @@ impl Sim {
         if !self.character.kills_collector || self.collector.is_lake_full() {
             return Fate::Done;
         }
-        match self.dice.roll(16) {
-            0 => Fate::Killed(1 + self.dice.roll(400)),
-            1 => Fate::Failed(1 + self.dice.roll(400)),
+        // As often early as late: most flushes are small, and a large one has thousands of instructions.
+        let magnitude = self.dice.roll(10);
+        let place = 1 + self.dice.roll(1 << magnitude);
+        match self.dice.roll(10) {
+            0 => Fate::Killed(place),
+            1 => Fate::Failed(place),
             2 => Fate::Unknown,
             _ => Fate::Done,
         }

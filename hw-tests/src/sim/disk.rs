@@ -149,7 +149,7 @@ impl Faults for GatewayDisk {
         }
         if matches!(step, Step::Synced | Step::ManifestReplaced) && self.keeps_synced {
             state.syncs += 1;
-            if !(self.forgets_sync && step == Step::Synced && state.syncs % 8 != 0) {
+            if !(self.forgets_sync && step == Step::Synced && !state.syncs.is_multiple_of(8)) {
                 copy_folder(&self.images.buffer, &self.images.synced)?;
             }
         }

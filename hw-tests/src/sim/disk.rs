@@ -13,8 +13,8 @@ use millrace_agent::buffer::{Faults, Step};
 
 use super::time::Time;
 
-/// What a flush counts as on the disk: a small buffer then fills after some dozens. *Units*: bytes.
-const FLUSH_BYTES: u64 = 96 << 10;
+/// What a flush counts as on the disk: a small buffer is full after ten. *Units*: bytes.
+const FLUSH_BYTES: u64 = 240 << 10;
 
 /// How the world ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -242,9 +242,13 @@ impl Cluster {
                 let at = self.dice.place(self.answers.len());
                 self.answers.remove(at).answer(unknown());
             }
+            // Kafka refuses what is too large; births and losses alone never are.
             6 => {
-                if let Some((_, sent)) = self.first() {
+                let Some((partition, sent)) = self.first() else { return };
+                if sent.message.headers.iter().any(|(name, _)| name == "seq") {
                     sent.answer(Answer::RecordRefused("too large for me".to_owned()));
+                } else if let Some(queue) = self.queues.get_mut(&partition) {
+                    queue.push_front(sent);
                 }
             }
             // A record is given up, and with it, as librdkafka is idempotent, its producer: nothing of the partition

@@ -13,6 +13,7 @@
 //! say meanwhile, `--keep FOLDER` leaves lake and buffer to be looked at. Failing seeds are kept in `tests/seeds/simulation.txt`, which the tests run first.
 
 pub mod agent;
+pub mod character;
 pub mod check;
 pub mod collector;
 pub mod dice;
@@ -38,6 +39,7 @@ use millrace_collector::config::Limits;
 use millrace_collector::flush::Settings;
 use millrace_preprocess::{Catalog, SourceFile, compile};
 
+use character::Tally;
 use check::{Counts, Finding, Findings};
 use events::Sim;
 
@@ -117,7 +119,7 @@ pub struct Outcome {
     /// What happened on the way.
     pub counts: Counts,
     /// How often what happened: for the reader who wonders whether a fault was tried at all.
-    pub events: events::Tally,
+    pub events: Tally,
 }
 
 /// Runs one seed.

@@ -44,6 +44,11 @@ pub trait Faults: fmt::Debug + Send + Sync {
     fn at(&self, step: Step, path: &Path) -> io::Result<()>;
     /// Stands for the free space of the folder's file system.
     fn available_bytes(&self, folder: &Path) -> Option<u64>;
+    /// Gives what a segment takes, which the disk says to be `real`: sled's threads write when they please, and a
+    /// simulation must not depend on it. *Units*: bytes.
+    fn segment_bytes(&self, _segment: &Path, real: u64) -> u64 {
+        real
+    }
     /// Gives the time by which a dead disk is tried again and acknowledgements are saved.
     fn now(&self) -> Instant {
         Instant::now()
@@ -59,6 +64,11 @@ pub(super) struct Disk {
 impl Disk {
     pub(super) fn with_faults(faults: Arc<dyn Faults>) -> Self {
         Self { faults: Some(faults) }
+    }
+
+    /// Gives what a segment takes on the disk, which says that it is `real`. *Units*: bytes.
+    pub(super) fn segment_bytes(&self, segment: &Path, real: u64) -> u64 {
+        self.faults.as_ref().map_or(real, |faults| faults.segment_bytes(segment, real))
     }
 
     /// Gives the time: the machine's, or what stands for it.

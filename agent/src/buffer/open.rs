@@ -349,7 +349,8 @@ impl Finder<'_> {
         }
         let mut waiting: BTreeMap<u32, Amount> = BTreeMap::new();
         for (&first, segment) in &mut self.state.segments {
-            segment.disk_bytes = folder_bytes(&segment_folder(self.folder, first));
+            let folder = segment_folder(self.folder, first);
+            segment.disk_bytes = self.disk.segment_bytes(&folder, folder_bytes(&folder));
             for (&number, contents) in &segment.contents {
                 waiting.entry(number).or_default().add(contents.waiting);
             }

@@ -212,12 +212,12 @@ impl Segment {
 
     /// Gives the size of the log on disk, cheaply. *Units*: bytes.
     pub(super) fn log_bytes(&self) -> u64 {
-        file_bytes(&self.log)
+        self.disk.segment_bytes(&self.folder, file_bytes(&self.log))
     }
 
     /// Gives the size of everything that belongs to the segment. *Units*: bytes.
     pub(super) fn disk_bytes(&self) -> u64 {
-        folder_bytes(&self.folder)
+        self.disk.segment_bytes(&self.folder, folder_bytes(&self.folder))
     }
 
     /// Closes the database if this is the last clone; a panic of a damaged one stays here.

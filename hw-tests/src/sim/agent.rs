@@ -15,7 +15,6 @@ use anyhow::Context as _;
 use millrace_agent::batch::{Batch, BatchOptions};
 use millrace_agent::buffer::{self, BufferReader, OpenOptions, WallClock};
 use millrace_agent::clock::Clock;
-use millrace_agent::clock::Clock as _;
 use millrace_agent::config::WhenFull;
 use millrace_agent::delivery::{Confirmed, Horizon, NewTags, Underway};
 use millrace_agent::uplink::{Uplink, UplinkError};
@@ -204,6 +203,7 @@ impl Agent {
             };
             match confirmed.try_recv() {
                 Ok(how) => {
+                    tracing::debug!(?ids, ?how, dup, "confirmed");
                     if how == Confirmed::Stored {
                         self.number(truth, &ids, Numbered::OnDisk);
                     }
@@ -215,6 +215,7 @@ impl Agent {
                 Err(TryRecvError::Empty) => {
                     let how = if dup { Numbered::Perhaps } else { Numbered::InMemory };
                     self.number(truth, &ids, how);
+                    tracing::debug!(?ids, dup, "passes through memory");
                     truth.passed.extend(&ids);
                     self.passing.push((hash, ids, confirmed));
                 }

@@ -3,6 +3,7 @@
 //! A kill leaves the folder as it is at that moment (what sled holds in memory is gone). A power cut leaves it as it
 //! was when something was last synchronised.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,9 @@ use anyhow::Context as _;
 use millrace_agent::buffer::{Faults, Step};
 
 use super::time::Time;
+
+/// What a flush counts as on the disk: a small buffer is full after ten. *Units*: bytes.
+const FLUSH_BYTES: u64 = 240 << 10;
 
 /// How the world ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +52,8 @@ pub struct Images {
     pub buffer: PathBuf,
     killed: PathBuf,
     synced: PathBuf,
+    /// Flushes into each segment.
+    appended: Arc<Mutex<BTreeMap<PathBuf, u64>>>,
 }
 
 impl Images {
@@ -55,7 +61,7 @@ impl Images {
     #[must_use]
     pub fn new(data: &Path) -> Self {
         let at = |name: &str| data.join(name);
-        Self { buffer: at("buffer"), killed: at("killed"), synced: at("synced") }
+        Self { buffer: at("buffer"), killed: at("killed"), synced: at("synced"), appended: Arc::default() }
     }
 
     /// Puts what an end left in the place of the folder.
@@ -136,14 +142,14 @@ impl GatewayDisk {
 }
 
 impl Faults for GatewayDisk {
-    fn at(&self, step: Step, _path: &Path) -> io::Result<()> {
+    fn at(&self, step: Step, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
         if state.ended.is_some() {
             return Err(io::Error::other("the world has ended"));
         }
         if matches!(step, Step::Synced | Step::ManifestReplaced) && self.keeps_synced {
             state.syncs += 1;
-            if !(self.forgets_sync && step == Step::Synced && state.syncs % 8 != 0) {
+            if !(self.forgets_sync && step == Step::Synced && !state.syncs.is_multiple_of(8)) {
                 copy_folder(&self.images.buffer, &self.images.synced)?;
             }
         }
@@ -160,7 +166,16 @@ impl Faults for GatewayDisk {
         if state.is_full && needs_space {
             return Err(io::Error::from_raw_os_error(28)); // ENOSPC
         }
+        if step == Step::Append {
+            let mut appended = self.images.appended.lock().unwrap_or_else(PoisonError::into_inner);
+            *appended.entry(path.to_owned()).or_default() += FLUSH_BYTES;
+        }
         Ok(())
+    }
+
+    fn segment_bytes(&self, segment: &Path, _real: u64) -> u64 {
+        let appended = self.images.appended.lock().unwrap_or_else(PoisonError::into_inner);
+        appended.get(segment).copied().unwrap_or(0)
     }
 
     fn available_bytes(&self, _folder: &Path) -> Option<u64> {

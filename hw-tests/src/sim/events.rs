@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use millrace_agent::config::WhenFull;
 use millrace_collector::flush::Settings;
 use millrace_collector::lake::db::{Executor as _, SqliteConnection};
 use millrace_protocol::Epoch;
 use tokio::runtime::Runtime;
 
 use super::agent::{Agent, Cap, Ground};
+use super::character::{Character, Event, Tally};
 use super::check::{self, Counts, Findings};
 use super::collector::{Collector, Fate};
 use super::dice::Dice;
@@ -28,119 +28,6 @@ use super::{Options, Sabotage};
 const STARTS: u64 = 5;
 /// Rounds in which everything must have drained.
 const PATIENCE: u32 = 120;
-
-/// What can happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Event {
-    Poll,
-    Publish,
-    Receive,
-    BufferFlush,
-    Send,
-    Link,
-    Trouble,
-    Cut,
-    Read,
-    LakeFlush,
-    KillCollector,
-    FillLake,
-    StartAgent,
-    KillAgent,
-    EndAtStep,
-    Reconnect,
-    FillDisk,
-    StepClock,
-    LoseTopic,
-    Silence,
-}
-
-/// How often things happened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Events, all told.
-    pub events: u64,
-    /// Kills and power cuts of the agent.
-    pub agent_ends: u64,
-    /// Flushes of the lake that were cut.
-    pub cuts: u64,
-    /// Flushes of the lake that were committed.
-    pub flushes: u64,
-    /// Steps of the gateway's clock.
-    pub clock_steps: u64,
-    /// Events while rows passed through memory.
-    pub passing: u64,
-}
-
-/// What a seed does, and how.
-#[derive(Debug, Clone, Copy)]
-struct Character {
-    steps: u64,
-    kills_agent: bool,
-    cuts_power: bool,
-    kills_collector: bool,
-    bad_link: bool,
-    steps_clock: bool,
-    fills_disk: bool,
-    fills_lake: bool,
-    loses_topic: bool,
-    is_capped: bool,
-}
-
-impl Character {
-    fn draw(dice: &mut Dice, sabotage: Option<Sabotage>) -> Self {
-        let mut often = || !dice.one_in(3);
-        let (kills_agent, kills_collector, bad_link, steps_clock) = (often(), often(), often(), often());
-        let mut character = Self {
-            steps: 250 + dice.roll(350),
-            kills_agent,
-            cuts_power: kills_agent && dice.one_in(2),
-            kills_collector,
-            bad_link,
-            steps_clock,
-            fills_disk: dice.one_in(4),
-            fills_lake: dice.one_in(4),
-            loses_topic: dice.one_in(6),
-            is_capped: dice.one_in(6),
-        };
-        if matches!(sabotage, Some(Sabotage::ConfirmEarly | Sabotage::ForgetSync)) {
-            (character.kills_agent, character.cuts_power) = (true, true);
-        }
-        character
-    }
-
-    fn cap(self, dice: &mut Dice) -> Cap {
-        let when_full = if dice.one_in(2) { WhenFull::DropOldest } else { WhenFull::DropNewest };
-        let max_bytes = if self.is_capped { 4 << 20 } else { 1 << 30 };
-        Cap { max_bytes, when_full }
-    }
-
-    /// Weights of the events.
-    fn weights(self, is_running: bool) -> Vec<(u32, Event)> {
-        let when = |does: bool, weight: u32| if does { weight } else { 0 };
-        vec![
-            (when(is_running, 60), Event::Poll),
-            (25, Event::Publish),
-            (when(is_running, 45), Event::Receive),
-            (when(is_running, 35), Event::BufferFlush),
-            (when(is_running, 60), Event::Send),
-            (120, Event::Link),
-            (when(self.bad_link, 6), Event::Trouble),
-            (when(self.bad_link, 4), Event::Cut),
-            (45, Event::Read),
-            (30, Event::LakeFlush),
-            (when(self.kills_collector, 2), Event::KillCollector),
-            (when(self.fills_lake, 3), Event::FillLake),
-            (when(!is_running, 40), Event::StartAgent),
-            (when(self.kills_agent && is_running, 2), Event::KillAgent),
-            (when(self.kills_agent && is_running, 3), Event::EndAtStep),
-            (when(is_running, 3), Event::Reconnect),
-            (when(self.fills_disk && is_running, 4), Event::FillDisk),
-            (when(self.steps_clock, 4), Event::StepClock),
-            (when(self.loses_topic, 2), Event::LoseTopic),
-            (2, Event::Silence),
-        ]
-    }
-}
 
 /// One seed's world.
 pub(super) struct Sim {
@@ -176,8 +63,7 @@ impl Sim {
         let time = Time::new();
         let loses = options.sabotage == Some(Sabotage::LoseRecords);
         let kafka = Kafka::new(&time, dice.fork(), 2, &["telemetry", "counters"], loses);
-        let blob_bytes = if character.is_capped { 30_000 } else { 0 };
-        let values = Values::new(dice.fork(), blob_bytes);
+        let values = Values::new(dice.fork());
         let habits = Habits { disorder: options.disorder, raw: dice.one_in(2) };
         let plant = Plant::new(dice.fork(), values, habits)?;
         let data = folder.join("agent");
@@ -292,9 +178,12 @@ impl Sim {
         if !self.character.kills_collector || self.collector.is_lake_full() {
             return Fate::Done;
         }
-        match self.dice.roll(16) {
-            0 => Fate::Killed(1 + self.dice.roll(400)),
-            1 => Fate::Failed(1 + self.dice.roll(400)),
+        // As often early as late: most flushes are small, and a large one has thousands of instructions.
+        let magnitude = self.dice.roll(10);
+        let place = 1 + self.dice.roll(1 << magnitude);
+        match self.dice.roll(10) {
+            0 => Fate::Killed(place),
+            1 => Fate::Failed(place),
             2 => Fate::Unknown,
             _ => Fate::Done,
         }

@@ -61,7 +61,7 @@ struct Cluster {
     /// Stored, and not answered yet.
     answers: Vec<Sent>,
     /// On its way from a producer that has ended.
-    strays: Vec<(Partition, Message)>,
+    strays: BTreeMap<Partition, VecDeque<Message>>,
     is_up: bool,
     producers: u64,
     /// Sabotage: some records are acknowledged and not kept.
@@ -82,7 +82,7 @@ impl Kafka {
             logs: BTreeMap::new(),
             queues: BTreeMap::new(),
             answers: Vec::new(),
-            strays: Vec::new(),
+            strays: BTreeMap::new(),
             is_up: true,
             producers: 0,
             loses,
@@ -155,7 +155,7 @@ impl Kafka {
         let cluster = self.lock();
         cluster.queues.values().all(VecDeque::is_empty)
             && cluster.answers.is_empty()
-            && cluster.strays.is_empty()
+            && cluster.strays.values().all(VecDeque::is_empty)
     }
 
     /// Gives every partition that has records, and how many.
@@ -222,13 +222,14 @@ impl Cluster {
     }
 
     fn stray(&mut self) -> bool {
-        let at = self.dice.place(self.strays.len());
-        if self.strays.is_empty() {
+        let waiting: Vec<Partition> =
+            self.strays.iter().filter(|(_, strays)| !strays.is_empty()).map(|(at, _)| at.clone()).collect();
+        let Some(partition) = waiting.get(self.dice.place(waiting.len())) else { return false };
+        let Some(message) = self.strays.get_mut(partition).and_then(VecDeque::pop_front) else {
             return false;
-        }
-        let (partition, message) = self.strays.remove(at);
+        };
         if self.topics.contains(&partition.0) {
-            self.append(&partition, message);
+            self.append(partition, message);
         }
         true
     }
@@ -241,38 +242,44 @@ impl Cluster {
                 let at = self.dice.place(self.answers.len());
                 self.answers.remove(at).answer(unknown());
             }
-            0..6 => {
-                let Some((partition, sent)) = self.first() else { return };
-                if self.dice.one_in(2) {
-                    self.strays.push((partition, sent.message.clone()));
-                }
-                sent.answer(unknown());
-            }
+            // Kafka refuses what is too large; births and losses alone never are.
             6 => {
-                if let Some((_, sent)) = self.first() {
+                let Some((partition, sent)) = self.first() else { return };
+                if sent.message.headers.iter().any(|(name, _)| name == "seq") {
                     sent.answer(Answer::RecordRefused("too large for me".to_owned()));
+                } else if let Some(queue) = self.queues.get_mut(&partition) {
+                    queue.push_front(sent);
                 }
             }
-            // The producer cannot go on; the next answer makes the uplink ask.
+            // A record is given up, and with it, as librdkafka is idempotent, its producer: nothing of the partition
+            // can arrive after a gap. The answer makes the uplink ask.
             _ => {
-                let Some((_, sent)) = self.first() else { return };
+                let Some((partition, sent)) = self.first() else { return };
                 self.broken.insert(sent.producer);
+                let behind = self.queues.get_mut(&partition).map(std::mem::take).unwrap_or_default();
+                let messages =
+                    std::iter::once(&sent).chain(&behind).map(|sent| sent.message.clone()).collect();
+                self.go_astray(&partition, messages);
                 sent.answer(unknown());
             }
         }
     }
 
+    /// Of what is on its way the first few arrive late, in order, and the others never.
+    fn go_astray(&mut self, partition: &Partition, messages: Vec<Message>) {
+        let kept = self.dice.place(messages.len() + 1);
+        self.strays.entry(partition.clone()).or_default().extend(messages.into_iter().take(kept));
+    }
+
     /// Ends a producer; with a last chance to answer, or without a word.
     fn end(&mut self, producer: u64, answers: bool) {
-        for (partition, queue) in &mut self.queues {
+        let partitions: Vec<Partition> = self.queues.keys().cloned().collect();
+        for partition in partitions {
+            let Some(queue) = self.queues.get_mut(&partition) else { continue };
             let (ended, kept): (VecDeque<Sent>, VecDeque<Sent>) =
                 queue.drain(..).partition(|sent| sent.producer == producer);
             *queue = kept;
-            for sent in ended {
-                if self.dice.one_in(3) {
-                    self.strays.push((partition.clone(), sent.message));
-                }
-            }
+            self.go_astray(&partition, ended.into_iter().map(|sent| sent.message).collect());
         }
         let (ended, kept): (Vec<Sent>, Vec<Sent>) =
             self.answers.drain(..).partition(|sent| sent.producer == producer);
@@ -306,6 +313,9 @@ impl Produce for Producer {
         let key = record.stream.machine.as_str().as_bytes();
         let spread = key.iter().fold(7_i32, |sum, byte| sum.wrapping_mul(31).wrapping_add(i32::from(*byte)));
         let partition = (Arc::from(to.topic), spread.rem_euclid(cluster.partitions));
+        if cluster.broken.contains(&self.number) {
+            return Err(NotTaken::Answered(Answer::Unknown("the producer has ended".to_owned())));
+        }
         let queue = cluster.queues.entry(partition).or_default();
         if queue.len() >= QUEUE {
             return Err(NotTaken::Full);

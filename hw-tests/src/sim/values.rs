@@ -70,15 +70,13 @@ pub struct Values {
     dice: Dice,
     made: f64,
     last_id: u64,
-    /// Blobs of so many bytes, to fill a small buffer; 0: of a few.
-    pub blob_bytes: u64,
 }
 
 impl Values {
     /// Begins.
     #[must_use]
-    pub const fn new(dice: Dice, blob_bytes: u64) -> Self {
-        Self { dice, made: 0.0, last_id: 0, blob_bytes }
+    pub const fn new(dice: Dice) -> Self {
+        Self { dice, made: 0.0, last_id: 0 }
     }
 
     /// Draws a number that no row had yet.
@@ -133,7 +131,7 @@ impl Values {
             })),
             ValueType::Text => Value::Text(["run", "idle", "fault"][self.dice.place(3)].into()),
             ValueType::Bytes => {
-                let length = if self.blob_bytes > 0 { self.blob_bytes } else { self.dice.roll(5) };
+                let length = if self.dice.one_in(40) { 20_000 } else { self.dice.roll(5) };
                 Value::Bytes((0..length).map(|_| (self.dice.bits() >> 32) as u8).collect())
             }
             ValueType::Waveform => {

@@ -197,7 +197,7 @@ impl Batch {
     }
 
     /// Holds rows of this start back while the clock is not set, and places them when it is (D8).
-    fn look_at_clock(&mut self) {
+    pub fn look_at_clock(&mut self) {
         match self.hold.look() {
             Some(Order::Hold(boot_id)) => {
                 tracing::warn!("the clock is not set; what is read waits on disk until it is");

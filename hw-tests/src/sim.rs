@@ -57,16 +57,13 @@ pub struct Options {
     pub disorder: bool,
     /// `latest` views are compared too.
     pub latest: bool,
-    /// What the CHANGELOG names as a known fault is no finding: stored windows that the lake no longer gives, and
-    /// publishes that passed through memory and were confirmed when they were sent again.
-    pub forgives_known: bool,
     /// What is spoilt on purpose, to see that it is found.
     pub sabotage: Option<Sabotage>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { disorder: true, latest: true, forgives_known: false, sabotage: None }
+        Self { disorder: true, latest: true, sabotage: None }
     }
 }
 

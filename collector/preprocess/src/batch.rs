@@ -127,7 +127,15 @@ impl BatchDriver {
         if all.newest_append_us > known_by {
             let begin = end_us.saturating_sub(self.view.window.size_us()).saturating_sub(self.memory_us());
             let known = self.history.known_at(known_by, begin, end_us);
-            rows.extend(self.compute(&known, end_us, &mut Panes::new()).row);
+            if let Some(known) = self.compute(&known, end_us, &mut Panes::new()).row {
+                let event_us = known.event_us;
+                rows.push(known);
+                // All rows together may give none, or move a cell's newest instant: what was known is then revised
+                // where it stands.
+                if all.row.as_ref().is_none_or(|row| row.event_us != event_us) {
+                    rows.push(self.again(event_us));
+                }
+            }
         }
         rows.extend(all.row);
     }

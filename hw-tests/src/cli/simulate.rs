@@ -27,9 +27,6 @@ pub struct SimulateArgs {
     /// Without the `latest` view
     #[arg(long)]
     pub no_latest: bool,
-    /// What the CHANGELOG names as a known fault is no finding
-    #[arg(long)]
-    pub forgive_known: bool,
     /// Runs the first seed only, in this folder, and leaves it there
     #[arg(long, value_name = "FOLDER")]
     pub keep: Option<PathBuf>,
@@ -41,12 +38,7 @@ pub struct SimulateArgs {
 /// Runs the seeds; gives how many found something.
 #[must_use]
 pub fn run(args: &SimulateArgs) -> usize {
-    let options = Options {
-        disorder: !args.in_order,
-        latest: !args.no_latest,
-        forgives_known: args.forgive_known,
-        sabotage: None,
-    };
+    let options = Options { disorder: !args.in_order, latest: !args.no_latest, sabotage: None };
     let threads = args.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
     if let Some(folder) = &args.keep {
         return keep(folder, args.from, options);

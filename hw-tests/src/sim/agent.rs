@@ -30,6 +30,9 @@ use super::plant::{Emitted, Plant, Session, WINDOW};
 use super::time::{GatewayClock, Time};
 use super::truth::{Numbered, TrueRow, Truth};
 
+/// How long rows of a clock that is not set wait to be sent; short, so that a seed drains.
+const CLOCK_HOLD: Duration = Duration::from_secs(20);
+
 /// How often a quiet stream says so.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -130,7 +133,7 @@ impl Agent {
             observer: None,
             horizon,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            clock_hold: Duration::from_secs(600),
+            clock_hold: CLOCK_HOLD,
         };
         let batch = Batch::new(buffer, options)?;
         let (kafka, time) = (ground.kafka.clone(), ground.time.clone());
@@ -243,6 +246,7 @@ impl Agent {
 
     /// Lets the buffer tidy up and progress move on.
     pub fn rest(&mut self) {
+        self.batch.look_at_clock();
         let settled_us = self.batch.settled_us();
         self.batch.rest(settled_us);
     }

@@ -69,7 +69,6 @@ pub async fn truth(
     conn: &mut SqliteConnection,
     truth: &Truth,
     volatile: &BTreeSet<Epoch>,
-    forgives_known: bool,
     counts: &mut Counts,
     findings: &mut Findings,
 ) -> anyhow::Result<BTreeMap<String, Vec<InputRow>>> {
@@ -97,9 +96,6 @@ pub async fn truth(
         counts.confirmed += u64::from(row.is_confirmed);
         let copies = found.get(id).map(Vec::as_slice).unwrap_or_default();
         let has_passed = truth.passed.contains(id);
-        if has_passed && forgives_known && copies.is_empty() {
-            continue;
-        }
         let missing = if has_passed { "missing after pass-through" } else { "missing" };
         judge(*id, row, copies, &lost, missing, findings);
     }

@@ -154,12 +154,12 @@ impl Sim {
                 }
             }
             Event::BufferFlush => {
-                let loses_acks = dice.one_in(25) && !agent.is_passing();
+                let loses_acks = dice.one_in(25);
                 agent.flush(&mut self.plant, &mut self.truth, loses_acks);
                 agent.rest();
             }
             Event::Send => agent.send(&mut self.plant, &mut self.truth)?,
-            Event::Reconnect if !agent.is_passing() => self.plant.reconnect(),
+            Event::Reconnect => self.plant.reconnect(),
             Event::FillDisk => {
                 let is_full = !agent.disk.is_full();
                 agent.disk.fill(is_full);
@@ -323,11 +323,9 @@ impl Sim {
         let to_us = self.time.now_us();
         self.runtime.block_on(async {
             spoil(&mut conn, self.options.sabotage).await?;
-            let forgives = self.options.forgives_known;
-            let machines =
-                check::truth(&mut conn, &self.truth, &self.volatile, forgives, counts, findings).await?;
+            let machines = check::truth(&mut conn, &self.truth, &self.volatile, counts, findings).await?;
             check::books(&mut conn, &books, &self.volatile, counts, findings).await?;
-            features::compare(&mut conn, settings, forgives, &machines, to_us, counts, findings).await
+            features::compare(&mut conn, settings, &machines, to_us, counts, findings).await
         })
     }
 }

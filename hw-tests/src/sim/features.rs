@@ -24,15 +24,14 @@ const NEAR: f64 = 1e-9;
 pub async fn compare(
     conn: &mut SqliteConnection,
     settings: &Settings,
-    forgives_known: bool,
     machines: &BTreeMap<String, Vec<InputRow>>,
     to_us: i64,
     counts: &mut Counts,
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
-    // With no end to waiting each window comes once, from all rows. As it was known by then (F7) it comes first and
-    // would stand for the last where all rows together give none.
-    let mut backfill = Backfill::open(conn, i64::MAX).await?;
+    // As `parity` does it: a window may come twice (F7), and the last is from all rows.
+    let stall_us = i64::try_from(settings.stall_after.as_micros()).unwrap_or(i64::MAX);
+    let mut backfill = Backfill::open(conn, stall_us).await?;
     let births = births(conn).await?;
     for view in settings.catalog.views() {
         for machine in backfill.machines().into_iter().filter(|machine| view.kind.holds(machine)) {
@@ -41,7 +40,7 @@ pub async fn compare(
                 computed.iter().map(|row| (row.event_us, row)).collect();
             let stored = flush::stored(conn, view, &machine, FROM_US, to_us).await?;
             let stored: BTreeMap<i64, &FeatureRow> = stored.iter().map(|row| (row.event_us, row)).collect();
-            windows(view, &computed, &stored, forgives_known, counts, findings);
+            windows(view, &computed, &stored, counts, findings);
             if &*view.schema.name == "hop" {
                 let rows = machines.get(machine.as_str()).map(Vec::as_slice).unwrap_or_default();
                 let oracle = Oracle::new(rows, |row, tag| hold(&births, row, tag));
@@ -65,7 +64,6 @@ fn windows(
     view: &Arc<View>,
     computed: &BTreeMap<i64, &FeatureRow>,
     stored: &BTreeMap<i64, &FeatureRow>,
-    forgives_known: bool,
     counts: &mut Counts,
     findings: &mut Findings,
 ) {
@@ -74,6 +72,8 @@ fn windows(
         counts.windows += 1;
         let place = format!("{} {} {event_us}", view.schema.name, row.entity);
         match stored.get(event_us) {
+            // What is withdrawn and was never said.
+            None if row.values.iter().all(Option::is_none) => {}
             None => findings.say(not_stored, place),
             Some(known) if !same(row, known) => {
                 findings.say(
@@ -84,9 +84,7 @@ fn windows(
             Some(_) => {}
         }
     }
-    for (event_us, row) in
-        stored.iter().filter(|(event_us, _)| !forgives_known && !computed.contains_key(event_us))
-    {
+    for (event_us, row) in stored.iter().filter(|(event_us, _)| !computed.contains_key(event_us)) {
         findings.say(stale, format!("{} {} {event_us}: {:?}", view.schema.name, row.entity, row.values));
     }
 }

@@ -20,12 +20,16 @@ pub struct TrueRow {
 }
 
 impl TrueRow {
-    /// Tells whether what was found is this row, bit for bit. Only the agent may add that a row was volatile.
+    /// Tells whether what was found is this row, bit for bit. Only the agent may add that a row was volatile; a row of
+    /// a clock that was not set is placed anew by a correction (D8).
     #[must_use]
     pub fn is(&self, time_us: i64, flags: RowFlags, cells: &[Cell]) -> bool {
         let Some(row) = &self.row else { return false };
-        row.time_us == time_us
-            && row.flags.union(RowFlags::VOLATILE) == flags.union(RowFlags::VOLATILE)
+        let is_unset = row.flags.contains(RowFlags::CLOCK_UNSYNCED);
+        let of_agent =
+            if is_unset { RowFlags::VOLATILE.union(RowFlags::CLOCK_UNSYNCED) } else { RowFlags::VOLATILE };
+        (row.time_us == time_us || is_unset)
+            && row.flags.union(of_agent) == flags.union(of_agent)
             && row.cells.len() == cells.len()
             && row.cells.iter().zip(cells).all(|(a, b)| a.same_bits(b))
     }

@@ -24,9 +24,6 @@ top = "max(temp)"
 n = "count(temp)"
 "#;
 
-/// What a view allows that does not say it. *Units*: microseconds.
-const LATENESS_US: i64 = 5 * SECOND;
-
 /// A lake with the view's tables, and the memory of a worker that starts on it.
 async fn start(file: &Path) -> (SqliteConnection, Memory) {
     let files = [SourceFile { name: "slow.toml".to_owned(), text: VIEW.to_owned() }];
@@ -41,7 +38,7 @@ async fn start(file: &Path) -> (SqliteConnection, Memory) {
 async fn send(conn: &mut SqliteConnection, memory: &mut Memory, offset: i64, first: u64, values: &[f64]) {
     let (item, layout) = rows(first, values);
     let numbered = first + values.len() as u64 - 1;
-    let complete_until_us = T0 + (numbered as i64) * SECOND + LATENESS_US;
+    let complete_until_us = T0 + (numbered as i64) * SECOND;
     let progress = Progress { after: numbered, complete_until_us, numbered, waiting_epochs: vec![] };
     let mut incoming = at(offset, record(&[item, Item::Progress(progress)], Some(&layout), numbered));
     incoming.append_us = complete_until_us + SECOND;

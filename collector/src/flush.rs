@@ -30,7 +30,7 @@ use crate::ledger::Ledger;
 
 pub use commit::Flushed;
 use open::Open;
-pub use repair::{Backfill, stored};
+pub use repair::{Backfill, is_owed, stored};
 pub use senders::Duplicates;
 
 /// Why a flush did not happen; its transaction is rolled back or of unknown outcome.

@@ -1,6 +1,6 @@
 //! Windows computed from the lake: repairs (F6), backfill and parity run the batch driver here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use millrace_preprocess::{BatchDriver, Catalog, FeatureRow, StreamDriver, View, Window};
@@ -142,6 +142,16 @@ impl Backfill {
         }
         Ok(closed)
     }
+}
+
+/// Tells whether a computed row must be in the offline store. One that withdraws need not, if nothing was said; nor
+/// one at an instant that was its cell's newest only by what was known first (F7), if the stream waited for the rest.
+#[must_use]
+pub fn is_owed(view: &View, computed: &BTreeMap<i64, &FeatureRow>, row: &FeatureRow) -> bool {
+    let cell = |event_us: i64| view.window.closed_us(event_us);
+    let later = computed.range(row.event_us.saturating_add(1)..).next();
+    row.values.iter().any(Option::is_some)
+        && later.is_none_or(|(event_us, _)| cell(*event_us) != cell(row.event_us))
 }
 
 /// Reads the newest stored revision of a view's windows of a machine with `from_us` < end ≤ `to_us`, by time.

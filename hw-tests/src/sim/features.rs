@@ -72,8 +72,7 @@ fn windows(
         counts.windows += 1;
         let place = format!("{} {} {event_us}", view.schema.name, row.entity);
         match stored.get(event_us) {
-            // What is withdrawn and was never said.
-            None if row.values.iter().all(Option::is_none) => {}
+            None if !flush::is_owed(view, computed, row) => {}
             None => findings.say(not_stored, place),
             Some(known) if !same(row, known) => {
                 findings.say(

@@ -197,10 +197,10 @@ pub fn open(options: OpenOptions) -> Result<(Buffer, BufferReader), BufferError>
     open_on(Disk::default(), options)
 }
 
-/// Opens the buffer as [`open`] does, on a disk with faults: for the simulation, which kills and cuts at every
+/// Opens the buffer as [`open()`] does, on a disk with faults: for the simulation, which kills and cuts at every
 /// step of it.
 ///
-/// *Errors*: those of [`open`].
+/// *Errors*: those of [`open()`].
 pub fn open_with_faults(
     faults: Arc<dyn Faults>,
     options: OpenOptions,

@@ -10,7 +10,7 @@ use crate::delivery::SourceCounts;
 /// Rows of one stream, packed, on their way to the disk.
 #[derive(Debug, Clone)]
 pub struct NewRows {
-    /// From [`Buffer::stream`].
+    /// From [`super::Buffer::stream`].
     pub stream: u32,
     /// The sequence of the first row; the one after the stream's last.
     pub first_seq: u64,
@@ -73,6 +73,6 @@ pub enum Flushed {
     Stored,
     /// The buffer is full: the rows are declared lost, all else is on disk.
     Refused,
-    /// The disk is dead: nothing is stored; [`Buffer::pass`] takes the group, its rows flagged volatile.
+    /// The disk is dead: nothing is stored; [`super::Buffer::pass`] takes the group, its rows flagged volatile.
     DiskDead,
 }

@@ -16,7 +16,7 @@ const FINISH_LIMIT: Duration = Duration::from_secs(60);
 /// Arguments of `load`.
 #[derive(Debug, Args)]
 pub struct LoadArgs {
-    /// Where Kafka is, host:port[,host:port]
+    /// Where Kafka is: host:port, more of them separated by commas
     #[arg(long)]
     pub kafka: String,
     /// The topic

@@ -97,6 +97,17 @@ pub async fn open(file: &Path) -> Result<SqliteConnection, LakeError> {
     Ok(conn)
 }
 
+/// As [`open()`], for those who have nothing to do where no lake is.
+///
+/// # Errors
+/// [`LakeError::Missing`] if the file is not there; else as [`open()`].
+pub async fn open_existing(file: &Path) -> Result<SqliteConnection, LakeError> {
+    if !file.exists() {
+        return Err(LakeError::Missing { file: file.to_owned() });
+    }
+    open(file).await
+}
+
 /// Opens the lake for reading.
 ///
 /// # Errors

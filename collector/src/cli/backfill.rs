@@ -92,7 +92,7 @@ struct Part {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let config = super::configuration(&arguments.file.config)?;
     let catalog = Arc::new(app::feature_files(&config.features_dir)?);
-    let mut conn = lake::open(&config.lake_file).await?;
+    let mut conn = lake::open_existing(&config.lake_file).await?;
     features::migrate(&mut conn, &app::schemas(&catalog)).await?;
     let stall_us = i64::try_from(config.stall_after.as_micros()).unwrap_or(i64::MAX);
     let mut backfill = Backfill::open(&mut conn, stall_us).await?;

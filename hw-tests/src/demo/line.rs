@@ -22,6 +22,8 @@ const PARTITIONS: &str = "4";
 /// What an agent may have read and not flushed when it is killed: its sync interval, and a slow disk.
 /// *Units*: microseconds.
 const UNFLUSHED_US: i64 = 2_000_000;
+/// A row may be read while a flush is made that it misses. *Units*: microseconds.
+const FLUSH_US: i64 = 500_000;
 
 /// The running programs and what is needed to reach them.
 #[derive(Debug)]
@@ -111,7 +113,9 @@ impl Line {
     ///
     /// *Errors*: the system refuses.
     pub fn kill_agent(&mut self) -> anyhow::Result<()> {
-        let from_us = now_us() - UNFLUSHED_US;
+        // By its own books, where it answers: what was read before its last flush is on its disk.
+        let flushed_us = self.books().ok().and_then(|books| flushed_us(&books));
+        let from_us = flushed_us.map_or(now_us() - UNFLUSHED_US, |us| us - FLUSH_US);
         if let Some(agent) = self.agent.take() {
             agent.kill()?;
         }
@@ -303,6 +307,12 @@ impl Line {
 /// Gives the lines of a list in an answer.
 pub fn lines<'a>(answer: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
     answer[list].as_array().into_iter().flatten()
+}
+
+/// Gives when books were flushed. *Units*: microseconds since 1970-01-01 UTC.
+fn flushed_us(books: &Value) -> Option<i64> {
+    let at = humantime::parse_rfc3339(books["flushed_at"].as_str()?).ok()?;
+    i64::try_from(at.duration_since(std::time::UNIX_EPOCH).ok()?.as_micros()).ok()
 }
 
 /// Sums a column over the audit's streams.

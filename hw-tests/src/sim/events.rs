@@ -339,7 +339,8 @@ async fn spoil(conn: &mut SqliteConnection, sabotage: Option<Sabotage>) -> anyho
     let statement = match sabotage {
         Some(Sabotage::DeleteRow) => "DELETE FROM reading WHERE rowid = (SELECT max(rowid) / 2 FROM reading)",
         Some(Sabotage::ChangeValue) => {
-            "UPDATE reading SET ts = ts + 1 WHERE rowid = (SELECT max(rowid) / 2 FROM reading)"
+            "UPDATE reading SET vals = json_set(vals, '$[0]', coalesce(json_extract(vals, '$[0]'), 0) + 0.5) \
+             WHERE rowid = (SELECT min(rowid) FROM reading WHERE json_array_length(vals) > 0)"
         }
         Some(Sabotage::DoubleRow) => {
             "INSERT INTO reading SELECT ts + 1, machine_id, stream_id, seq, flush_id, append_ts, quality, flags, \

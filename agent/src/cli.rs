@@ -144,7 +144,9 @@ impl Cli {
             Verb::Buffer { verb } => return look_into_buffer(&verb),
             Verb::Completions { shell } => {
                 let mut command = Self::command();
-                clap_complete::generate(shell, &mut command, "millrace-agent", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut command, "millrace-agent", &mut script);
+                drop(std::io::Write::write_all(&mut std::io::stdout().lock(), &script));
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -101,7 +101,9 @@ pub async fn main(cli: Cli) -> u8 {
         Verb::DeadLetters(verb) => dead_letters::run(&verb).await,
         Verb::Feast(verb) => feast::run(&verb).await,
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "millrace-collector", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "millrace-collector", &mut script);
+            drop(std::io::Write::write_all(&mut std::io::stdout().lock(), &script));
             Ok(GOOD)
         }
     };

@@ -222,7 +222,9 @@ impl Reader {
             let event = match self.consumer.poll(POLL) {
                 None => None,
                 Some(Ok(message)) => {
-                    self.away = false;
+                    if std::mem::take(&mut self.away) {
+                        tracing::info!("Kafka answers again");
+                    }
                     if !std::mem::replace(&mut self.timed, true) {
                         self.topics.timestamps(&self.consumer, &message);
                     }

@@ -10,7 +10,7 @@ pub mod programs;
 pub mod proof;
 pub mod report;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -45,7 +45,17 @@ pub enum Outcome {
 /// *Errors*: a program does not start, stops by itself, or does not recover; the text says which and
 /// shows the end of its log.
 pub fn run(options: Options) -> anyhow::Result<Outcome> {
-    let mut line = Line::start()?;
+    let line = Line::start()?;
+    let folder = line.folder().to_owned();
+    let outcome = show(line, options);
+    if outcome.is_err() && programs::is_stopped() {
+        // Nothing is to be looked at in what was broken off.
+        drop(std::fs::remove_dir_all(folder));
+    }
+    outcome
+}
+
+fn show(mut line: Line, options: Options) -> anyhow::Result<Outcome> {
     say("plant, Kafka broker, agent and collector run; waiting for the first rows in the lake");
     wait_for("rows in the lake", RECOVERY_LIMIT, || line.rows_in_lake().and_then(at_least(1)))?;
     pause(&mut line, "points flow from the bus to the lake")?;
@@ -112,7 +122,8 @@ fn say(text: &str) {
 /// Lets time pass while everything runs, and notices a program that ends by itself.
 fn pause(line: &mut Line, what: &str) -> anyhow::Result<()> {
     say(what);
-    std::thread::sleep(PHASE);
+    let end = Instant::now() + PHASE;
+    wait_for(what, PHASE * 2, || if Instant::now() >= end { Ok(()) } else { Err("it lasts".to_owned()) })?;
     line.check_alive()
 }
 

@@ -22,6 +22,9 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let config = super::configuration(&arguments.file.config)?;
     let mut conn = lake::open_reader(&config.lake_file).await?;
     let audit = audit::audit(&mut conn, arguments.machine.as_deref()).await?;
+    if let Some(machine) = arguments.machine.as_deref().filter(|_| audit.streams.is_empty()) {
+        return Err(super::Usage(format!("no stream of a machine {machine:?} is known; see status")).into());
+    }
     if arguments.json {
         table::json(&audit)?;
     } else {

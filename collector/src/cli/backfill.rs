@@ -100,6 +100,11 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     if views.is_empty() && arguments.view.is_some() {
         return Err(super::Usage("no feature view is called so; see views list".to_owned()).into());
     }
+    if let Some(machine) = arguments.machine.as_deref()
+        && !backfill.machines().iter().any(|known| known.as_str() == machine)
+    {
+        return Err(super::Usage(format!("no machine is called {machine:?}; see status")).into());
+    }
     let time = |text: &Option<String>| text.as_deref().map(super::time_us).transpose();
     let range = (time(&arguments.from)?, time(&arguments.to)?);
     let parts = parts(&mut conn, &backfill, &catalog, &arguments, &views, range).await?;

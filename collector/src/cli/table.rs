@@ -1,5 +1,7 @@
 //! Tables for people, JSON for programs.
 
+use std::io::Write as _;
+
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 /// A table: names of columns, and rows of text. Columns of numbers stand to the right.
@@ -26,12 +28,8 @@ impl Sheet {
     }
 
     /// Prints it.
-    #[expect(clippy::print_stdout, reason = "the command line prints its result")]
     pub(super) fn print(&self) {
-        let text = self.table.to_string();
-        for line in text.lines() {
-            println!("{}", line.trim_end());
-        }
+        self.table.to_string().lines().for_each(|text| line(text.trim_end()));
     }
 }
 
@@ -40,16 +38,15 @@ fn aligned(text: &str, right: bool) -> Cell {
 }
 
 /// Prints a value as JSON.
-#[expect(clippy::print_stdout, reason = "the command line prints its result")]
 pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<(), serde_json::Error> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    line(&serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
-/// Prints a line.
-#[expect(clippy::print_stdout, reason = "the command line prints its result")]
+/// Prints a line; a reader that has seen enough (`| head`) is no reason to fail.
 pub(super) fn line(text: &str) {
-    println!("{text}");
+    let mut out = std::io::stdout().lock();
+    drop(writeln!(out, "{text}").and_then(|()| out.flush()));
 }
 
 /// Writes a time as RFC 3339, UTC; `-` for none.

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
 use rdkafka::statistics::{Partition, Statistics};
 
 /// Answers take at most `fetch.wait.max.ms` and the way; an answer may be older than its arrival by that.
@@ -43,6 +45,15 @@ fn at_end(partition: &Partition) -> bool {
 }
 
 impl ClientContext for Ends {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // It repeats itself at every attempt; what a person must know comes as an event of the intake, once.
+        tracing::debug!(target: "librdkafka", facility, "{line}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+    }
+
     fn stats(&self, statistics: Statistics) {
         // The snapshot's own time: after a stall many are handled at once, and the time of handling would claim
         // that an end was reached which lies minutes back.

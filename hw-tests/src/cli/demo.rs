@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::Args;
 
-use crate::demo::{self, Options, Outcome};
+use crate::demo::{self, Options, Outcome, programs};
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
@@ -21,5 +21,12 @@ pub struct DemoArgs {
 /// *Errors*: a program does not start, stops by itself, or does not recover.
 pub async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
     let options = Options { break_lake: args.break_lake, keep: args.keep };
-    tokio::task::spawn_blocking(move || demo::run(options)).await.context("the demonstration's thread")?
+    let mut shown = tokio::task::spawn_blocking(move || demo::run(options));
+    tokio::select! {
+        outcome = &mut shown => return outcome.context("the demonstration's thread")?,
+        told = super::until_told_to_stop() => told.context("waiting for a signal")?,
+    }
+    // Its programs end with it.
+    programs::stop_all();
+    shown.await.context("the demonstration's thread")?
 }

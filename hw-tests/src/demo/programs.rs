@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,20 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Lines of a program's output that wait for the reader; more are rare and only delay the program.
 const LINES: usize = 64;
+
+/// Somebody asked for the end.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Ends every wait with an error, so that whoever runs programs drops, and thereby kills, them.
+pub fn stop_all() {
+    STOPPED.store(true, Ordering::SeqCst);
+}
+
+/// Tells whether [`stop_all`] was called.
+#[must_use]
+pub fn is_stopped() -> bool {
+    STOPPED.load(Ordering::SeqCst)
+}
 
 /// A running program. Dropping it kills it.
 #[derive(Debug)]
@@ -197,6 +212,9 @@ pub fn wait_for<T>(
 ) -> anyhow::Result<T> {
     let deadline = Instant::now() + limit;
     loop {
+        if is_stopped() {
+            bail!("stopped by a signal");
+        }
         match look() {
             Ok(state) => return Ok(state),
             Err(seen) if Instant::now() > deadline => {

@@ -58,6 +58,8 @@ pub struct StreamAudit {
     pub rejected: u64,
     /// Declared lost by the agent, and not in the lake.
     pub lost: u64,
+    /// A declared loss has no end (D4): beyond `numbered` rows may be gone that nobody can count.
+    pub lost_without_end: bool,
     /// Closed by `audit accept` or `agents retire`.
     pub accepted: u64,
     /// Of an ended epoch that its agent no longer has.
@@ -84,6 +86,7 @@ impl StreamAudit {
     pub const fn is_wrong(&self) -> bool {
         self.missing > 0
             || self.lost > 0
+            || self.lost_without_end
             || self.stranded > 0
             || self.doubled > 0
             || self.unledgered > 0
@@ -120,6 +123,14 @@ impl Audit {
             };
             say(s.missing, format!("rows are missing: sequences {}", s.missing_sequences));
             say(s.lost, "rows were declared lost by the agent; table loss says which and why".to_owned());
+            say(
+                u64::from(s.lost_without_end),
+                format!(
+                    "declared loss has no end: a damaged segment may have had rows after sequence {}, and nobody can \
+                     count them; table loss says why",
+                    s.numbered
+                ),
+            );
             say(
                 s.stranded,
                 "rows are stranded: the agent no longer has them; if the gateway is gone, see `audit accept`"

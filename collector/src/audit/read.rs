@@ -79,6 +79,7 @@ pub(super) async fn losses(
         let to: Option<i64> = row.try_get("to_seq").map_err(failed)?;
         if let Some(entry) = entries.get_mut(&id) {
             // An open end reaches to the last sequence that anybody heard of.
+            entry.line.lost_without_end |= to.is_none();
             let to = to.map_or(entry.line.numbered, |to| u64::try_from(to).unwrap_or(0));
             entry.lost.insert(u64::try_from(from).unwrap_or(0)..=to);
         }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod agent_config;
+mod dropped_segment;
 mod kills;
 mod mqtt_redelivery;
 mod programs;

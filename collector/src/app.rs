@@ -162,7 +162,7 @@ pub struct App {
     worker: Worker,
     listener: TcpListener,
     serving: Serving,
-    _lock: File,
+    _locks: [File; 2],
 }
 
 impl App {
@@ -172,13 +172,17 @@ impl App {
     /// [`AppError`]; nothing runs then.
     pub async fn build(config: Config) -> Result<Self, AppError> {
         let catalog = Arc::new(feature_files(&config.features_dir)?);
-        let lock = lock(&config.data_dir)?;
+        let own_folder = lock(config.data_dir.join("collector.lock"))?;
         for file in [&config.lake_file, &config.online_file] {
             if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
                 let failed = |source| AppError::Path { path: folder.to_owned(), source };
                 std::fs::create_dir_all(folder).map_err(failed)?;
             }
         }
+        // Another collector may have a data directory of its own and the same lake.
+        let mut beside = config.lake_file.clone().into_os_string();
+        beside.push(".lock");
+        let locks = [own_folder, lock(beside.into())?];
         let mut conn = lake::open(&config.lake_file).await?;
         let stores = Arc::new(Stores::open(&mut conn, &places(&config), &schemas(&catalog)).await?);
         let status = Status::new();
@@ -197,7 +201,7 @@ impl App {
         };
         let settings = Settings { catalog, stall_after: config.stall_after, limits: config.limits };
         let worker = Worker::new(config, settings, conn, stores, status);
-        Ok(Self { worker, listener, serving, _lock: lock })
+        Ok(Self { worker, listener, serving, _locks: locks })
     }
 
     /// Gives the address that the server listens on.
@@ -214,7 +218,7 @@ impl App {
     /// [`AppError::Task`], when a task ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
         let mut tasks = Tasks::default();
-        let Self { worker, listener, serving, _lock } = self;
+        let Self { worker, listener, serving, _locks } = self;
         tasks.spawn("worker", |stop| async move { worker.run(stop).await.map_err(Into::into) });
         let router = serve::router(serving);
         tasks.spawn(
@@ -225,14 +229,15 @@ impl App {
     }
 }
 
-/// Makes the data directory and takes its lock; it is given back when the file is closed, also by a kill.
-fn lock(data_dir: &Path) -> Result<File, AppError> {
+/// Makes a lock's folder and takes the lock; it is given back when the file is closed, also by a kill.
+fn lock(path: PathBuf) -> Result<File, AppError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| AppError::Path { path, source }
     };
-    std::fs::create_dir_all(data_dir).map_err(failed(data_dir))?;
-    let path = data_dir.join("collector.lock");
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed(folder))?;
+    }
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

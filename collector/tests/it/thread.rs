@@ -171,5 +171,10 @@ async fn a_second_collector_on_the_same_directory_is_refused() {
     let collector = Running::start(&plant).await;
     let refused = millrace_collector::app::App::build(plant.config()).await.err().unwrap();
     assert!(refused.to_string().contains("another collector works here"), "{refused}");
+    // Nor with a directory of its own on the same lake.
+    let folder = tempfile::tempdir().unwrap();
+    let other = millrace_collector::config::Config { data_dir: folder.path().to_owned(), ..plant.config() };
+    let refused = millrace_collector::app::App::build(other).await.err().unwrap();
+    assert!(refused.to_string().contains("lake.db.lock is locked"), "{refused}");
     collector.stop().await;
 }

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use rand::RngExt as _;
 use serde_json::Value;
 
 use super::programs::{Program, get_json, post, run};
@@ -24,6 +25,8 @@ const PARTITIONS: &str = "4";
 const UNFLUSHED_US: i64 = 2_000_000;
 /// A row may be read while a flush is made that it misses. *Units*: microseconds.
 const FLUSH_US: i64 = 500_000;
+/// Ports that no kernel gives to whoever binds port 0, so that one which is free now still is in a moment.
+const CHOSEN_PORTS: std::ops::Range<u16> = 20_000..30_000;
 
 /// The running programs and what is needed to reach them.
 #[derive(Debug)]
@@ -324,8 +327,13 @@ pub fn sum(audit: &Value, column: &str) -> u64 {
 /// Takes a free loopback port. It is free again for a moment before its user binds it; nothing else on a
 /// demonstration's machine hunts for ports.
 fn free_address() -> anyhow::Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("looking for a free port")?;
-    Ok(listener.local_addr()?.to_string())
+    for _ in 0..100 {
+        let port = rand::rng().random_range(CHOSEN_PORTS);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return Ok(listener.local_addr()?.to_string());
+        }
+    }
+    anyhow::bail!("no free port was found in {CHOSEN_PORTS:?}")
 }
 
 fn start_plant(folder: &Path, brokers: &str, agent_address: &str) -> anyhow::Result<Program> {

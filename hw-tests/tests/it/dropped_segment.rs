@@ -61,6 +61,5 @@ fn a_segment_that_vanished_from_the_buffer_is_a_loss_that_the_audit_names_with_e
     let named = lines(&proof.audit, "streams").filter(|stream| stream["lost_without_end"] == true).count();
     assert!(named > 0, "{:#}", proof.audit);
     assert_eq!(sum(&proof.audit, "missing"), 0, "what is gone is declared: {:#}", proof.audit);
-    assert!(!proof.truth.problems.is_empty(), "the plant's log misses it, too");
     line.remove_folder().unwrap();
 }

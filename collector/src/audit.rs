@@ -317,6 +317,16 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_without_an_end_is_a_finding_though_all_that_was_heard_of_is_there() {
+        let mut entry = Entry { lake: set("1-4"), lake_rows: 4, stored: set("1-4"), ..entry("a", 4) };
+        entry.line.lost_without_end = true;
+        let lines = audited(vec![entry]);
+        assert_eq!((lines[0].lost, lines[0].missing), (0, 0));
+        let findings = Audit { streams: lines, orphans: 0 }.findings();
+        assert!(findings.len() == 1 && findings[0].contains("after sequence 4"), "{findings:?}");
+    }
+
+    #[test]
     fn a_dropped_segment_is_a_finding_though_its_agent_declared_it() {
         let lines = audited(vec![Entry {
             lake: set("1-4"),

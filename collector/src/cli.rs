@@ -68,7 +68,7 @@ enum Verb {
     /// Compute features from the lake and write what differs from what is stored.
     Backfill(backfill::Arguments),
     /// Is what the lake gives what the stream wrote, bit for bit? Exit code 2 if not.
-    Parity(backfill::ParityArguments),
+    Parity(backfill::Scope),
     /// Feature views.
     #[command(subcommand)]
     Views(views::Verb),

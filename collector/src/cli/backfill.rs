@@ -25,6 +25,16 @@ const DAY_US: i64 = offline::DAY_US;
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
+    scope: Scope,
+    /// Write nothing; compare with what is stored, exit code 2 if anything differs.
+    #[arg(long)]
+    diff: bool,
+}
+
+/// What `backfill` and `parity` go over.
+#[derive(Debug, Args)]
+pub(super) struct Scope {
+    #[command(flatten)]
     file: ConfigFile,
     /// Only this view, as name or name:version.
     #[arg(long)]
@@ -38,39 +48,13 @@ pub(super) struct Arguments {
     /// Windows that end at or before this time (RFC 3339); without it: as far as the stream has closed.
     #[arg(long)]
     to: Option<String>,
-    /// Write nothing; compare with what is stored, exit code 2 if anything differs.
-    #[arg(long)]
-    diff: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// The same, without writing.
-#[derive(Debug, Args)]
-pub(super) struct ParityArguments {
-    #[command(flatten)]
-    file: ConfigFile,
-    /// Only this view, as name or name:version.
-    #[arg(long)]
-    view: Option<String>,
-    /// Only this machine (site/name).
-    #[arg(long)]
-    machine: Option<String>,
-    /// Windows that end after this time (RFC 3339).
-    #[arg(long)]
-    from: Option<String>,
-    /// Windows that end at or before this time (RFC 3339).
-    #[arg(long)]
-    to: Option<String>,
-    /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) async fn parity(arguments: ParityArguments) -> anyhow::Result<u8> {
-    let ParityArguments { file, view, machine, from, to, json } = arguments;
-    run(Arguments { file, view, machine, from, to, diff: true, json }).await
+pub(super) async fn parity(scope: Scope) -> anyhow::Result<u8> {
+    run(Arguments { scope, diff: true }).await
 }
 
 /// What was found for one view.
@@ -90,23 +74,23 @@ struct Part {
 }
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
-    let config = super::configuration(&arguments.file.config)?;
+    let config = super::configuration(&arguments.scope.file.config)?;
     let catalog = Arc::new(app::feature_files(&config.features_dir)?);
     let mut conn = lake::open_existing(&config.lake_file).await?;
     features::migrate(&mut conn, &app::schemas(&catalog)).await?;
     let stall_us = i64::try_from(config.stall_after.as_micros()).unwrap_or(i64::MAX);
     let mut backfill = Backfill::open(&mut conn, stall_us).await?;
     let views = chosen_views(&arguments, catalog.views());
-    if views.is_empty() && arguments.view.is_some() {
+    if views.is_empty() && arguments.scope.view.is_some() {
         return Err(super::Usage("no feature view is called so; see views list".to_owned()).into());
     }
-    if let Some(machine) = arguments.machine.as_deref()
+    if let Some(machine) = arguments.scope.machine.as_deref()
         && !backfill.machines().iter().any(|known| known.as_str() == machine)
     {
         return Err(super::Usage(format!("no machine is called {machine:?}; see status")).into());
     }
     let time = |text: &Option<String>| text.as_deref().map(super::time_us).transpose();
-    let range = (time(&arguments.from)?, time(&arguments.to)?);
+    let range = (time(&arguments.scope.from)?, time(&arguments.scope.to)?);
     let parts = parts(&mut conn, &backfill, &catalog, &arguments, &views, range).await?;
     let bar = ProgressBar::new(parts.len() as u64);
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} machine days, {eta} left")?);
@@ -129,7 +113,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
 }
 
 fn chosen_views(arguments: &Arguments, views: &[Arc<View>]) -> Vec<Arc<View>> {
-    let wanted = |view: &&Arc<View>| match arguments.view.as_deref() {
+    let wanted = |view: &&Arc<View>| match arguments.scope.view.as_deref() {
         None => true,
         Some(text) => match text.split_once(':') {
             Some((name, version)) => *view.schema.name == *name && view.schema.version.to_string() == version,
@@ -153,7 +137,7 @@ async fn parts(
         let closed = backfill.closed_until_us(conn, catalog, view).await?;
         let machines = backfill.machines().into_iter().filter(|machine| view.kind.holds(machine));
         for machine in
-            machines.filter(|m| arguments.machine.as_deref().is_none_or(|wanted| wanted == m.as_str()))
+            machines.filter(|m| arguments.scope.machine.as_deref().is_none_or(|wanted| wanted == m.as_str()))
         {
             let Some((first, last)) = read::time_range(conn, &machine).await? else { continue };
             let end = match (to, closed.get(&machine)) {
@@ -219,7 +203,7 @@ fn difference(computed: &FeatureRow, stored: &FeatureRow) -> Option<String> {
 
 fn report(arguments: &Arguments, tallies: &BTreeMap<(Arc<str>, u32), Tally>) -> anyhow::Result<u8> {
     let found = tallies.values().any(|tally| !tally.differences.is_empty());
-    if arguments.json {
+    if arguments.scope.json {
         let views: Vec<_> = tallies
             .iter()
             .map(|((view, version), t)| {

@@ -28,7 +28,7 @@ pub(super) async fn run(verb: &Verb) -> anyhow::Result<u8> {
     let Verb::Export(arguments) = verb;
     let config = super::configuration(&arguments.file.config)?;
     let catalog = app::feature_files(&config.features_dir)?;
-    let mut conn = lake::open(&config.lake_file).await?;
+    let mut conn = lake::open_existing(&config.lake_file).await?;
     let views = features::migrate(&mut conn, &app::schemas(&catalog)).await?;
     let places = app::places(&config);
     let services = app::services(&catalog, &views);

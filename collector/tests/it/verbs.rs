@@ -91,6 +91,10 @@ async fn tampering_is_found_with_exit_code_2() {
     filled(&plant).await;
     let mut conn = lake::open(&plant.lake()).await.unwrap();
     conn.execute("DELETE FROM reading WHERE seq = 14").await.unwrap();
+    for verb in ["audit", "parity", "backfill"] {
+        let (code, text) = plant.verb(&[verb, "--machine", "hall3/nope"]).await;
+        assert!(code == Some(64) && text.contains("hall3/nope"), "{verb}: {code:?} {text}");
+    }
     let (code, text) = plant.verb(&["audit"]).await;
     assert!(code == Some(2) && text.contains("rows are missing: sequences 14"), "{code:?} {text}");
     let (code, text) = plant.verb(&["parity"]).await;
@@ -131,11 +135,16 @@ async fn verbs_that_read_the_lake_name_its_file_when_it_is_not_there_or_none() {
         &["where", "hall3/press-03", "2026-01-01T00:00:00Z"],
         &["explain", "press_10s:temp_max"],
         &["dead-letters", "list"],
+        &["parity"],
+        &["backfill"],
+        &["views", "list"],
+        &["feast", "export", "--out", "nowhere"],
     ];
     for arguments in verbs {
         let (code, text) = plant.verb(arguments).await;
         let expected = format!("there is no lake at {lake}: `run` and `migrate` make one");
         assert!(code == Some(1) && text.contains(&expected), "{arguments:?}: {code:?} {text}");
+        assert!(!plant.lake().exists(), "{arguments:?} made one");
     }
     std::fs::write(plant.lake(), "this is a text and no database at all\n".repeat(100)).unwrap();
     let (code, text) = plant.verb(&["audit"]).await;

@@ -324,8 +324,7 @@ pub fn sum(audit: &Value, column: &str) -> u64 {
     lines(audit, "streams").filter_map(|stream| stream[column].as_u64()).sum()
 }
 
-/// Takes a free loopback port. It is free again for a moment before its user binds it; nothing else on a
-/// demonstration's machine hunts for ports.
+/// Finds a free loopback port. It is free again for a moment before its user binds it.
 fn free_address() -> anyhow::Result<String> {
     for _ in 0..100 {
         let port = rand::rng().random_range(CHOSEN_PORTS);

@@ -149,3 +149,31 @@ fn the_kafka_link_is_cut_and_mended_over_http_at_one_address() {
     }
     assert_eq!(broker.terminate(), Some(0));
 }
+
+#[test]
+fn a_demonstration_that_is_told_to_stop_ends_its_programs_and_leaves_nothing() {
+    let folder = TempDir::new().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millrace-plant"));
+    let mut demo = command
+        .arg("demo")
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("points flow")), "it did not come so far");
+    let id = demo.id().to_string();
+    let ours = || {
+        std::fs::read_dir("/proc").unwrap().flatten().any(|process| {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.contains(&folder.path().display().to_string())
+        })
+    };
+    assert!(ours(), "its programs run");
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(demo.wait().unwrap().code(), Some(1));
+    assert!(!ours(), "its programs ended with it");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "its folder is gone");
+}

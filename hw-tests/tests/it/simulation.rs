@@ -29,6 +29,9 @@ fn keep(failed: &[u64]) {
     let known = kept();
     let new: Vec<String> =
         failed.iter().filter(|seed| !known.contains(seed)).map(|seed| format!("{seed}\n")).collect();
+    if new.is_empty() {
+        return;
+    }
     let mut text = std::fs::read_to_string(KEPT).unwrap();
     text.push_str(&new.concat());
     // A check-out that cannot be written to still says which seeds they are.

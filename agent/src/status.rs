@@ -127,7 +127,12 @@ impl Snapshot {
             reasons.push((Level::Red, text));
         }
         if !self.books.balanced {
-            reasons.push((Level::Red, "the books do not balance; please report this as a fault".to_owned()));
+            let rows: u64 =
+                self.books.transport.iter().map(|line| line.rows.unaccounted.unsigned_abs()).sum();
+            let text = format!(
+                "the books do not balance ({rows} rows unaccounted for in the buffer); please report this as a fault"
+            );
+            reasons.push((Level::Red, text));
         }
         if self.buffer.set_aside_segments > 0 {
             let text = format!(

@@ -5,6 +5,7 @@
 //! after it are folded in when the buffer is opened. Invariant: a loss stands here before its segment
 //! is removed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use millrace_protocol::{AgentId, BootId, Category, Epoch, LossReason, MachineName};
@@ -25,6 +26,9 @@ struct StreamEntry {
     #[serde(flatten)]
     name: StreamName,
     numbered: Amount,
+    /// `None` in a manifest of before it was counted.
+    #[serde(default)]
+    acknowledged: Option<Amount>,
     dropped: Amount,
     set_aside: Amount,
     newest_us: Option<i64>,
@@ -118,6 +122,7 @@ impl Manifest {
             number,
             name: StreamName::from(&s.id),
             numbered: s.numbered,
+            acknowledged: Some(s.acknowledged),
             dropped: s.dropped,
             set_aside: s.set_aside,
             newest_us: s.newest_us,
@@ -168,6 +173,16 @@ impl Manifest {
         self.segments.iter().map(|s| s.first).max()
     }
 
+    /// Tells whether it counts what Kafka has of every stream.
+    pub(super) fn counts_acknowledged(&self) -> bool {
+        self.streams.iter().all(|stream| stream.acknowledged.is_some())
+    }
+
+    /// Gives what it says was set aside, by stream.
+    pub(super) fn set_aside(&self) -> BTreeMap<u32, Amount> {
+        self.streams.iter().map(|stream| (stream.number, stream.set_aside)).collect()
+    }
+
     /// Gives the bytes of the file.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         #[expect(clippy::expect_used, reason = "numbers and texts always have a JSON form")]
@@ -180,6 +195,7 @@ impl Manifest {
             state.insert_stream(entry.number, entry.name.clone().into());
             if let Some(stream) = state.streams.get_mut(&entry.number) {
                 stream.numbered = entry.numbered;
+                stream.acknowledged = entry.acknowledged.unwrap_or_default();
                 stream.dropped = entry.dropped;
                 stream.set_aside = entry.set_aside;
                 stream.newest_us = entry.newest_us;

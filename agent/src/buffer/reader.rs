@@ -124,7 +124,7 @@ impl BufferReader {
     /// Reads entries of one segment; what was read counts as handed out.
     fn take_range(&self, next: &NextRange, basket: &mut Basket) -> Result<(), BufferError> {
         let segment = self.open(next.segment)?;
-        let mut read = Vec::new();
+        let (mut read, mut without_rows) = (Vec::new(), Vec::new());
         let (mut expected, mut bytes) = (*next.range.start(), basket.bytes);
         let mut is_damaged = false;
         segment.entries(next.range.clone(), |number, entry| {
@@ -141,7 +141,8 @@ impl BufferReader {
                     }
                     None => is_damaged = true,
                 },
-                Some(Entry::Note(_)) => {}
+                // A note that is not acknowledged stands where rows stood: the books will lack them.
+                Some(Entry::Note(_)) => without_rows.push(number),
                 None => is_damaged = true,
             }
             !is_damaged && bytes < basket.max_bytes
@@ -170,6 +171,7 @@ impl BufferReader {
                 ),
             });
         }
+        without_rows.into_iter().for_each(|number| state.acknowledged.insert(number..=number));
         if let Some(lane) = next.lane {
             let cursor = state.cursors.of(lane);
             *cursor = expected.max(*cursor);
@@ -300,16 +302,16 @@ impl BufferReader {
     #[must_use]
     pub fn streams(&self) -> Vec<StreamState> {
         let state = self.shared.lock();
-        let epoch = state.epoch;
-        let one = |stream: &super::state::Stream| StreamState {
+        let (epoch, waiting) = (state.epoch, state.waiting());
+        let one = |(number, stream): (&u32, &super::state::Stream)| StreamState {
             stream: stream.id.clone(),
             is_current: stream.id.epoch == epoch,
             numbered: stream.numbered.rows,
-            waiting_rows: stream.waiting().rows,
+            waiting_rows: waiting.get(number).map_or(0, |waiting| waiting.rows),
             waiting_notices: stream.notices,
             newest_us: stream.newest_us,
         };
-        state.streams.values().map(one).collect()
+        state.streams.iter().map(one).collect()
     }
 
     /// Gives a stream's last sequence on disk, 0 if it has none.
@@ -342,7 +344,7 @@ impl BufferReader {
             segments: state.segments.len() as u64,
             disk_bytes: state.segments.values().map(|s| s.disk_bytes).sum(),
             set_aside_segments: state.set_aside_segments,
-            waiting_rows: state.streams.values().map(|s| s.waiting().rows).sum(),
+            waiting_rows: state.waiting().values().map(|waiting| waiting.rows).sum(),
             flushes: state.flushes,
         }
     }

@@ -15,6 +15,7 @@ use super::disk::{Faults, Step};
 use super::*;
 use crate::delivery::SourceCounts;
 
+mod books;
 mod crash;
 mod damage;
 mod lanes;

@@ -258,6 +258,7 @@ impl Buffer {
             flushed_us: self.options.clock.now_us(),
             sources: group.sources.iter().map(|(m, c)| (m.clone(), delta_of(c))).collect(),
             acknowledged: ranges.as_ref().map(range_pairs),
+            counted: acknowledged.iter().map(|&(n, amount)| (n, amount.rows, amount.points)).collect(),
             hashes: group.hashes.clone(),
             carries_hashes: false,
             redelivered: group.redelivered,
@@ -310,8 +311,9 @@ impl Buffer {
                 number += 1;
             }
         }
-        // The uplink may have acknowledged more meanwhile; the set in memory is the newer one.
+        // The uplink may have acknowledged more meanwhile; what stands in memory is newer.
         plan.note.acknowledged = None;
+        plan.note.counted.clear();
         state.fold_note(&plan.note);
         state.acknowledged.insert(number..=number);
         state.passed(active.first, number);

@@ -146,6 +146,13 @@ impl Snapshot {
             let text = format!("Kafka is {}: {why}; rows wait on disk", self.uplink.link.name());
             reasons.push((Level::Degraded, text));
         }
+        if self.uplink.refused_notices > 0 {
+            let text = format!(
+                "Kafka refuses {} births or declared losses; they are kept and tried again",
+                self.uplink.refused_notices
+            );
+            reasons.push((Level::Degraded, text));
+        }
         for mqtt in self.mqtt.iter().filter(|mqtt| !mqtt.is_connected) {
             reasons.push((Level::Degraded, format!("MQTT broker \"{}\" is not connected", mqtt.name)));
         }

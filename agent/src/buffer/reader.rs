@@ -270,12 +270,16 @@ impl BufferReader {
         self.shared.changed.notify_one();
     }
 
-    /// Turns an item that will never be accepted into a loss of its stream; durable with the next flush.
+    /// Turns rows that will never be accepted into a loss of their stream; durable with the next flush. A birth
+    /// or a loss stays: nothing else says what it says (D4), and it is handed out again.
     pub fn refuse(&self, position: Position, reason: LossReason) {
         let mut state = self.shared.lock();
         match position {
-            // A birth or a loss that is refused has nowhere else to go.
-            Position::Notice(number) => state.settle_notice(number),
+            Position::Notice(number) => {
+                if let Some(notice) = state.notices.get_mut(&number) {
+                    notice.in_flight = false;
+                }
+            }
             Position::Passing(number) => {
                 if let Some(passing) = state.passing.remove(&number) {
                     let head = passing.head;

@@ -166,6 +166,12 @@ fn uplink(text: &mut Text, health: &UplinkHealth) {
         (Counter, "sent_progress_total", "Progress items that Kafka took.", health.sent_progress),
         (Counter, "resent_records_total", "Records whose fate was not known.", health.resent_records),
         (Counter, "refused_items_total", "Items that Kafka will never take.", health.refused_items),
+        (
+            Gauge,
+            "refused_notices",
+            "Births and losses that are refused and tried again.",
+            health.refused_notices,
+        ),
         (Gauge, "fallback_topics", "Categories that go to telemetry.", health.fallback_topics),
         (Counter, "rebuilt_producers_total", "Producers that met a fatal error.", health.rebuilt_producers),
     ];

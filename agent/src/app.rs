@@ -92,10 +92,12 @@ impl App {
         })?;
         clock.doubt(buffer.last_flushed_us(), buffer.unset_boot(), config.clock_hold);
         let newest = Newest::default();
+        let streams: Vec<_> = config.buses.iter().flat_map(modbus::streams).collect();
+        newest.learn(&streams);
         let observed = newest.clone();
         let horizon = Horizon::default();
         let options = BatchOptions {
-            streams: config.buses.iter().flat_map(modbus::streams).collect(),
+            streams,
             site: config.site.clone(),
             sync_interval: config.buffer.sync_interval,
             mqtt_window: config.mqtt.iter().map(|m| m.receive_maximum).max().unwrap_or(NO_MQTT_WINDOW),

@@ -11,3 +11,5 @@ mod kafka;
 mod program;
 #[path = "it/thread.rs"]
 mod thread;
+#[path = "it/verbs.rs"]
+mod verbs;

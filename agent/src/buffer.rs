@@ -30,6 +30,7 @@ mod room;
 mod segment;
 mod state;
 mod streams;
+mod unsent;
 mod writer;
 
 pub use disk::{Faults, Step};

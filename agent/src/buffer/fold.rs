@@ -27,6 +27,7 @@ impl State {
         let machine = stream.id.machine.clone();
         self.count_source(&machine, head.points);
         self.add_contents(segment, head, amount);
+        self.unsent.stored(entry, head.stream);
         self.passed(segment, entry);
     }
 

@@ -347,6 +347,8 @@ impl Finder<'_> {
         let first_live = self.state.durable + 1;
         let backlog = self.state.segments.keys().next().copied().unwrap_or(first_live);
         self.state.cursors = Cursors { first_live, backlog, live: first_live };
+        // Those that were folded are of earlier starts.
+        self.state.unsent.clear();
         self.state.retire();
     }
 

@@ -1,6 +1,6 @@
 //! What the uplink is given next: births and losses, rows that pass through memory, rows that were given
-//! back, then rows that were never handed out, of this start before those of earlier ones (D9). Pure
-//! functions of the state.
+//! back, then rows that were never handed out: of streams of this start that have nothing old waiting, of the
+//! others of this start, and of earlier ones (D9). Pure functions of the state.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -132,6 +132,13 @@ pub(super) fn next_given_back(state: &mut State) -> Option<NextRange> {
     None
 }
 
+/// Finds an entry that goes ahead of those before it.
+pub(super) fn next_overtaking(state: &State, entry: u64) -> Option<NextRange> {
+    let segment = state.segment_of(entry)?;
+    state.segments.get(&segment).filter(|s| s.damaged.is_none())?;
+    Some(NextRange { segment, range: entry..=entry, skip: IntervalSet::new(), lane: None })
+}
+
 /// Finds what of a lane was never handed out.
 pub(super) fn next_fresh(state: &mut State, lane: Lane) -> Option<NextRange> {
     let end = match lane {
@@ -154,7 +161,10 @@ pub(super) fn next_fresh(state: &mut State, lane: Lane) -> Option<NextRange> {
             continue;
         }
         let mut left = state.acknowledged.missing_in(from..=last);
-        state.refused.keys().for_each(|&entry| left.remove(entry..=entry));
+        // Some went ahead of their turn.
+        let in_hands = state.in_flight.range(from..=last).map(|(&entry, _)| entry);
+        let handed_out = state.given_back.range(from..=last).copied().chain(in_hands);
+        handed_out.chain(state.refused.keys().copied()).for_each(|entry| left.remove(entry..=entry));
         let Some(from) = left.ranges().next().map(|r| *r.start()) else {
             *state.cursors.of(lane) = last + 1;
             continue;

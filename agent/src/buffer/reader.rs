@@ -8,7 +8,9 @@ use millrace_protocol::{IntervalSet, Layout, LayoutId, LossReason, StreamId};
 
 use super::entry::{Entry, RowsHead};
 use super::open::segment_folder;
-use super::pick::{Basket, Lane, NextRange, next_fresh, next_given_back, stored, take_notices, take_passing};
+use super::pick::{
+    Basket, Lane, NextRange, next_fresh, next_given_back, next_overtaking, stored, take_notices, take_passing,
+};
 use super::segment::{Kind, Segment};
 use super::state::{Flight, State};
 use super::{BufferError, Position, Shared};
@@ -80,7 +82,8 @@ impl BufferReader {
     ///
     /// Births and losses come first, then what was given back, then rows of this start, then those of
     /// earlier starts, which are left half of the room and have at least one item (D9); each oldest first
-    /// and of one stream in order. Blocks on the disk: call it outside the async runtime's threads.
+    /// and of one stream in order. Among those of this start, streams that have nothing old waiting go ahead
+    /// of the others, with half of the room. Blocks on the disk: call it outside the async runtime's threads.
     #[must_use]
     pub fn take(&self, max_bytes: usize) -> Vec<Stored> {
         let gate = self.shared.gate();
@@ -93,6 +96,8 @@ impl BufferReader {
         };
         self.fill(&mut basket, next_given_back);
         let before = basket.taken.len();
+        self.overtake(&mut basket);
+        let max_bytes = basket.max_bytes;
         if has_backlog {
             basket.max_bytes = basket.bytes + max_bytes.saturating_sub(basket.bytes) / 2;
         }
@@ -103,9 +108,37 @@ impl BufferReader {
         basket.max_bytes = max_bytes;
         // Room that the end of the backlog left over.
         self.fill(&mut basket, |state| next_fresh(state, Lane::Live));
+        {
+            let mut state = self.shared.lock();
+            if state.cursors.live > state.durable {
+                state.unsent.clear();
+            }
+        }
         self.shared.close_idle();
         drop(gate);
         basket.taken
+    }
+
+    /// Takes rows of streams that have nothing old waiting; whoever is behind has the rest of the room, and one
+    /// item at least.
+    fn overtake(&self, basket: &mut Basket) {
+        let entries = {
+            let state = self.shared.lock();
+            // The clock of this start's rows is not set (D8).
+            if state.is_live_held { Vec::new() } else { state.unsent.overtaking(state.cursors.live) }
+        };
+        let (max_bytes, before) = (basket.max_bytes, basket.taken.len());
+        basket.max_bytes = basket.bytes + max_bytes.saturating_sub(basket.bytes) / 2;
+        for entry in entries {
+            let next = next_overtaking(&self.shared.lock(), entry);
+            let Some(next) = next.filter(|_| !basket.is_full()) else { break };
+            if let Err(error) = self.take_range(&next, basket) {
+                self.trouble(next.segment, &error);
+                break;
+            }
+        }
+        let is_shared = basket.taken.len() > before;
+        basket.max_bytes = max_bytes.max(if is_shared { basket.bytes + 1 } else { 0 });
     }
 
     /// Reads what `next` names until the basket is full or there is nothing more.
@@ -159,7 +192,9 @@ impl BufferReader {
             basket.bytes += item.len();
             basket.taken.push(stored(Position::Entry(number), stream.id.clone(), &head, item, layout));
             state.in_flight.insert(number, Flight { head });
-            state.given_back.remove(&number);
+            if !state.given_back.remove(&number) {
+                state.unsent.handed_out(number, head.stream);
+            }
         }
         if is_damaged || is_short {
             drop(state);
@@ -176,8 +211,10 @@ impl BufferReader {
             let cursor = state.cursors.of(lane);
             *cursor = expected.max(*cursor);
         }
-        // A note, or what was acknowledged in the meantime, is done with.
-        state.given_back.retain(|number| !next.range.contains(number));
+        if next.lane.is_none() {
+            // A note, or what was acknowledged in the meantime, is done with.
+            state.given_back.retain(|number| !next.range.contains(number));
+        }
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use super::notice::Notice;
 use super::pass::Done;
 use super::pick::Cursors;
 use super::segment::Segment;
+use super::unsent::Unsent;
 use crate::delivery::SourceCounts;
 
 /// Finished streams that stay in the books, for each machine and category; older ones are folded away.
@@ -148,6 +149,7 @@ pub(super) struct State {
     /// Refused by Kafka; the next flush makes losses of them.
     pub(super) refused: BTreeMap<u64, (Flight, LossReason)>,
     pub(super) cursors: Cursors,
+    pub(super) unsent: Unsent,
     /// Rows of this start are not handed out: the clock is not set (D8).
     pub(super) is_live_held: bool,
     /// The boot whose rows wait for a correction of the clock.
@@ -191,6 +193,7 @@ impl State {
             is_live_held: false,
             unset_boot: None,
             cursors: Cursors { first_live: 1, backlog: 1, live: 1 },
+            unsent: Unsent::default(),
             durable: 0,
             layouts: HashMap::new(),
             hashes: BTreeMap::new(),
@@ -288,6 +291,7 @@ impl State {
         self.in_flight.retain(|entry, _| !entries.contains(entry));
         self.refused.retain(|entry, _| !entries.contains(entry));
         self.given_back.retain(|entry| !entries.contains(entry));
+        self.unsent.gone(&entries);
         Some(state)
     }
 

@@ -121,3 +121,83 @@ fn what_both_lanes_left_is_found_again_after_a_kill() {
     }
     assert!(losses(&taken).is_empty());
 }
+
+/// Stores ten rows of one machine in an entry each, in one flush.
+fn store_ten(buffer: &mut Buffer, n: usize, from: u64, size: usize) {
+    let rows = (from..from + 10).map(|seq| new_rows(buffer, n, seq, 1, size)).collect();
+    assert_eq!(buffer.flush(&group(rows)), Flushed::Stored);
+}
+
+fn store_one(buffer: &mut Buffer, n: usize, seq: u64) {
+    let rows = vec![new_rows(buffer, n, seq, 1, 100)];
+    assert_eq!(buffer.flush(&group(rows)), Flushed::Stored);
+}
+
+fn rows_of(taken: &[Stored]) -> Vec<(StreamId, u64)> {
+    taken.iter().filter_map(|s| Some((s.stream.clone(), s.seq?.0))).collect()
+}
+
+#[test]
+fn a_stream_that_has_nothing_old_waiting_goes_ahead_of_those_that_are_behind() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    // Machine 1 has one row before the cut and one after it, machine 2 only new ones.
+    store_one(&mut buffer, 1, 1);
+    for first in [1, 11, 21, 31] {
+        store_ten(&mut buffer, 0, first, 1_000);
+        buffer.begin_segment().unwrap();
+    }
+    store_one(&mut buffer, 1, 2);
+    store_one(&mut buffer, 2, 1);
+    store_one(&mut buffer, 2, 2);
+    let [zero, one, two] = [0, 1, 2].map(|n| stream_id(1, n));
+    let taken = reader.take(1_500);
+    let expected =
+        [(two.clone(), 1), (two.clone(), 2), (one.clone(), 1), (zero.clone(), 1), (zero.clone(), 2)];
+    assert_eq!(rows_of(&taken), expected, "what is behind has its share, and its own order");
+    // Nothing old of machine 1 waits any more.
+    let next = reader.take(1_500);
+    assert_eq!(rows_of(&next)[..2], [(one.clone(), 2), (zero.clone(), 3)]);
+    // What came back goes first, and is not read again when its turn comes.
+    reader.give_back(&positions(&taken[..2]));
+    reader.acknowledge(&positions(&taken[2..]));
+    reader.acknowledge(&positions(&next));
+    store_one(&mut buffer, 2, 3);
+    let mut sent = Sent::new();
+    note(&mut sent, &taken[2..]);
+    note(&mut sent, &next);
+    loop {
+        let taken = reader.take(1_500);
+        if taken.is_empty() {
+            break;
+        }
+        if !sent.contains_key(&two) {
+            assert_eq!(rows_of(&taken)[..3], [(two.clone(), 1), (two.clone(), 2), (two.clone(), 3)]);
+        }
+        note(&mut sent, &taken);
+        reader.acknowledge(&positions(&taken));
+    }
+    assert_eq!(sent[&zero], (1..=40).collect::<Vec<_>>());
+    assert_eq!((&sent[&one][..], &sent[&two][..]), (&[1, 2][..], &[1, 2, 3][..]));
+    buffer.flush(&Group::default());
+    buffer.tidy().unwrap();
+    let books = reader.books();
+    assert!(books.balanced && books.transport.iter().all(|l| l.rows.waiting == 0), "{books:?}");
+    assert_eq!(reader.health().segments, 1);
+}
+
+#[test]
+fn whoever_overtakes_leaves_room_for_those_that_are_behind() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    store_ten(&mut buffer, 0, 1, 1_000);
+    store_ten(&mut buffer, 0, 11, 1_000);
+    for seq in 1..=4 {
+        store_one(&mut buffer, 1, seq);
+    }
+    // One item of each however small the room is.
+    for expected in 1..=4 {
+        let rows = rows_of(&reader.take(1));
+        assert_eq!(rows, [(stream_id(1, 1), expected), (stream_id(1, 0), expected)]);
+    }
+}

@@ -176,7 +176,7 @@ fn verify_segment(folder: &Path, first: u64, state: &mut state::SegmentState) ->
     segment.entries(first..=state.last, |number, bytes| {
         if number != expected {
             wrong = Some(format!("entry {expected} is missing"));
-        } else if let Err(what) = verify_entry(&bytes, |id| {
+        } else if let Err(what) = verify_entry(bytes, |id| {
             Layout::decode(layouts.get(&id.0)?).ok().filter(|layout| layout.id() == id)
         }) {
             wrong = Some(format!("entry {number}: {what}"));
@@ -193,9 +193,8 @@ fn verify_segment(folder: &Path, first: u64, state: &mut state::SegmentState) ->
 
 fn verify_entry(bytes: &[u8], layout: impl Fn(LayoutId) -> Option<Layout>) -> Result<(), String> {
     let Some(entry) = Entry::read(bytes) else { return Err("it is not readable".to_owned()) };
-    let Entry::Rows(head, packed) = entry else { return Ok(()) };
-    let item = packed.unpack().ok_or("its item does not decompress")?;
-    let item = Item::decode(&item).map_err(|e| e.to_string())?;
+    let Entry::Rows(head, item) = entry else { return Ok(()) };
+    let item = Item::decode(item).map_err(|e| e.to_string())?;
     if item.seq_range() != Some((head.first_seq, head.last_seq())) {
         return Err("it announces other rows than it holds".to_owned());
     }

@@ -213,7 +213,7 @@ impl Finder<'_> {
         let folded_to = self.folded_to;
         let mut entries = Vec::new();
         segment.entries(first..=last, |number, bytes| {
-            let body = match Entry::read(&bytes) {
+            let body = match Entry::read(bytes) {
                 Some(Entry::Rows(head, _)) => Body::Rows(head),
                 Some(Entry::Note(note)) if number > folded_to => Body::Note(note),
                 Some(Entry::Note(_)) => Body::Counted,

@@ -13,7 +13,8 @@ pub struct Books {
     pub flushed_at: Option<String>,
     /// For each machine, in points: `due = good + bad + skipped`, `good + bad = suppressed + numbered`.
     pub source: Vec<SourceLine>,
-    /// For each stream: `numbered = acknowledged + dropped + set_aside + waiting`.
+    /// For each stream: `numbered = acknowledged + dropped + set_aside + waiting`; what the sum lacks is
+    /// `unaccounted`.
     pub transport: Vec<TransportLine>,
     /// Publishes that were recognised as sent again (D5).
     pub redelivered: u64,
@@ -76,16 +77,27 @@ pub struct Balance {
     pub dropped: u64,
     /// Stand in damaged segments, each declared as a loss.
     pub set_aside: u64,
-    /// On disk, not yet acknowledged.
+    /// On disk, not yet acknowledged: counted there.
     pub waiting: u64,
+    /// Numbered and nowhere to be found; below zero if something was counted twice. Zero if all is well.
+    #[serde(default)]
+    pub unaccounted: i64,
 }
 
 impl Balance {
-    /// Tells whether the sum holds.
+    /// Sets `unaccounted` to what the other terms lack.
+    #[must_use]
+    pub fn closed(self) -> Self {
+        let terms = [self.acknowledged, self.dropped, self.set_aside, self.waiting];
+        let lacking = i128::from(self.numbered) - terms.iter().map(|&n| i128::from(n)).sum::<i128>();
+        let bounded = lacking.clamp(i64::MIN.into(), i64::MAX.into());
+        Self { unaccounted: i64::try_from(bounded).unwrap_or(i64::MAX), ..self }
+    }
+
+    /// Tells whether everything that is numbered is somewhere.
     #[must_use]
     pub fn is_balanced(&self) -> bool {
-        let terms = [self.acknowledged, self.dropped, self.set_aside, self.waiting];
-        terms.iter().map(|&n| u128::from(n)).sum::<u128>() == u128::from(self.numbered)
+        self.closed().unaccounted == 0
     }
 }
 

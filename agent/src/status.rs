@@ -127,7 +127,12 @@ impl Snapshot {
             reasons.push((Level::Red, text));
         }
         if !self.books.balanced {
-            reasons.push((Level::Red, "the books do not balance; please report this as a fault".to_owned()));
+            let rows: u64 =
+                self.books.transport.iter().map(|line| line.rows.unaccounted.unsigned_abs()).sum();
+            let text = format!(
+                "the books do not balance ({rows} rows unaccounted for in the buffer); please report this as a fault"
+            );
+            reasons.push((Level::Red, text));
         }
         if self.buffer.set_aside_segments > 0 {
             let text = format!(
@@ -139,6 +144,13 @@ impl Snapshot {
         if self.uplink.is_degraded() {
             let why = self.uplink.trouble.as_deref().unwrap_or("no answer");
             let text = format!("Kafka is {}: {why}; rows wait on disk", self.uplink.link.name());
+            reasons.push((Level::Degraded, text));
+        }
+        if self.uplink.refused_notices > 0 {
+            let text = format!(
+                "Kafka refuses {} births or declared losses; they are kept and tried again",
+                self.uplink.refused_notices
+            );
             reasons.push((Level::Degraded, text));
         }
         for mqtt in self.mqtt.iter().filter(|mqtt| !mqtt.is_connected) {

@@ -2,7 +2,7 @@
 //! D3, D9), and streams with nothing waiting say how far they are complete (D1).
 //!
 //! Invariants: an item is acknowledged only after all replicas have its record; an item whose fate is
-//! not known is sent again; only an item that Kafka refused when it was sent alone becomes a loss. Memory
+//! not known is sent again; only rows that Kafka refused when they were sent alone become a loss. Memory
 //! is bounded by [`IN_FLIGHT_BYTES`], however long Kafka is away. rdkafka is named in `producer` only.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -94,6 +94,10 @@ pub struct Uplink<O, W: Outside = Librdkafka> {
     next_ticket: usize,
     /// Items that were refused in company and are tried alone.
     alone: BTreeSet<Position>,
+    /// Births and losses that were refused even alone.
+    refused: BTreeSet<Position>,
+    /// Those of them that go back to the buffer with the next progress, so that each is tried again, seldom.
+    held_back: Vec<Position>,
     may_have_more: bool,
     next_take: Instant,
     /// Until when nothing new is sent.
@@ -157,6 +161,8 @@ impl<O: Outbox, W: Outside> Uplink<O, W> {
             in_flight_bytes: 0,
             next_ticket: 1,
             alone: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            held_back: Vec::new(),
             may_have_more: true,
             next_take: outside.now(),
             paused_until: None,
@@ -203,6 +209,7 @@ impl<O: Outbox, W: Outside> Uplink<O, W> {
                     // A tick that comes late delays those after it.
                     next_progress = self.outside.now() + self.progress_interval;
                     self.say_progress();
+                    self.try_refused_again();
                 }
                 () = self.outside.sleep_until(paused_until.unwrap_or(self.next_take)), if paused_until.is_some() => {
                     self.paused_until = None;

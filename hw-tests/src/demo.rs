@@ -96,6 +96,7 @@ fn show(mut line: Line, options: Options) -> anyhow::Result<Outcome> {
         && whole
         && proof.truth.is_complete()
         && report::balanced(&books)
+        && report::differences(&books, &proof.audit).is_empty()
         && proof.parity_exit == Some(0);
     for (verb, code) in [("audit", proof.audit_exit), ("parity", proof.parity_exit)] {
         if !matches!(code, Some(0 | 2)) {

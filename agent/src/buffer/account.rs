@@ -1,7 +1,12 @@
 //! The books of the last flush, as the state has them (D14).
+//!
+//! What waits is counted from what the segments hold and never made of the other terms: so the sum over a
+//! stream is a check, and what it lacks shows as `unaccounted`.
+
+use std::collections::BTreeMap;
 
 use super::entry::RowsHead;
-use super::state::{Amount, State};
+use super::state::{Amount, Passing, State};
 use crate::books::{Balance, Books, SourceLine, TransportLine};
 
 impl State {
@@ -10,6 +15,19 @@ impl State {
             stream.acknowledged.add(Amount { rows: head.rows, points: head.points });
             self.unsaved.insert(head.stream);
         }
+    }
+
+    /// Counts what stands in the segments, or passes through memory, and is not acknowledged: by stream.
+    pub(super) fn waiting(&self) -> BTreeMap<u32, Amount> {
+        let mut waiting: BTreeMap<u32, Amount> = BTreeMap::new();
+        for (&stream, contents) in self.segments.values().flat_map(|segment| &segment.contents) {
+            waiting.entry(stream).or_default().add(contents.waiting);
+        }
+        for Passing { head, .. } in self.passing.values() {
+            let amount = Amount { rows: head.rows, points: head.points };
+            waiting.entry(head.stream).or_default().add(amount);
+        }
+        waiting
     }
 
     /// Gives the books of the last flush.
@@ -23,14 +41,21 @@ impl State {
             suppressed: s.counts.suppressed,
             numbered: s.numbered,
         });
-        let transport = self.streams.values().map(|s| {
-            let waiting = s.numbered.less(s.dropped).less(s.set_aside).less(s.acknowledged_durable);
-            let balance = |of: fn(Amount) -> u64| Balance {
-                numbered: of(s.numbered),
-                acknowledged: of(s.acknowledged_durable),
-                dropped: of(s.dropped),
-                set_aside: of(s.set_aside),
-                waiting: of(waiting),
+        let on_disk = self.waiting();
+        let transport = self.streams.iter().map(|(number, s)| {
+            let mut waiting = on_disk.get(number).copied().unwrap_or_default();
+            // What Kafka has and no flush has noted would wait again after a kill.
+            waiting.add(s.acknowledged.less(s.acknowledged_durable));
+            let balance = |of: fn(Amount) -> u64| {
+                Balance {
+                    numbered: of(s.numbered),
+                    acknowledged: of(s.acknowledged_durable),
+                    dropped: of(s.dropped),
+                    set_aside: of(s.set_aside),
+                    waiting: of(waiting),
+                    unaccounted: 0,
+                }
+                .closed()
             };
             TransportLine {
                 machine: s.id.machine.clone(),

@@ -74,6 +74,9 @@ pub(super) struct Note {
     /// All acknowledged entries that are still on disk; `None` if nothing changed.
     #[serde(rename = "a", skip_serializing_if = "Option::is_none")]
     pub(super) acknowledged: Option<Vec<(u64, u64)>>,
+    /// What Kafka has of each stream that an acknowledgement changed, all told: stream, rows, points.
+    #[serde(rename = "k", skip_serializing_if = "Vec::is_empty")]
+    pub(super) counted: Vec<(u32, u64, u64)>,
     /// Hashes of publishes stored, by session (D5).
     #[serde(rename = "h", skip_serializing_if = "Vec::is_empty")]
     pub(super) hashes: Vec<(u64, Vec<u64>)>,

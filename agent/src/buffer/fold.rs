@@ -67,6 +67,18 @@ impl State {
         contents.waiting.add(waiting);
     }
 
+    /// Counts anew what a segment holds, from the rows that were read in it.
+    pub(super) fn recount(&mut self, segment: u64, heads: &[(u64, RowsHead)]) {
+        if let Some(state) = self.segments.get_mut(&segment) {
+            state.contents.clear();
+        }
+        for (entry, head) in heads {
+            let all = Amount { rows: head.rows, points: head.points };
+            let waiting = if self.acknowledged.contains(*entry) { Amount::default() } else { all };
+            self.add_contents(segment, head, waiting);
+        }
+    }
+
     /// Applies what a flush changed beside rows.
     pub(super) fn fold_note(&mut self, note: &Note) {
         self.last_flushed_us = Some(note.flushed_us);
@@ -80,6 +92,11 @@ impl State {
         }
         if let Some(ranges) = &note.acknowledged {
             self.acknowledged = ranges.iter().map(|&(from, to)| from..=to).collect();
+        }
+        for &(number, rows, points) in &note.counted {
+            if let Some(stream) = self.streams.get_mut(&number) {
+                stream.acknowledged = Amount { rows, points };
+            }
         }
         if note.carries_hashes {
             self.hashes.clear();

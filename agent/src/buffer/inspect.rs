@@ -7,12 +7,12 @@ use millrace_protocol::{AgentId, Chunk, Epoch, Item, Layout, LayoutId};
 use serde::Serialize;
 
 use super::disk::{Disk, folder_bytes};
-use super::entry::Entry;
+use super::entry::{Entry, RowsHead};
 use super::manifest::Manifest;
 use super::open::{Found, Purpose, find, lock, segment_folder};
 use super::segment::{Kind, Segment};
 use super::{BufferError, state};
-use crate::books::Books;
+use crate::books::{Books, TransportLine};
 
 /// What a buffer holds.
 #[derive(Debug, Serialize)]
@@ -61,6 +61,8 @@ pub struct StreamReport {
     pub numbered: u64,
     /// Rows that are not acknowledged.
     pub waiting_rows: u64,
+    /// Rows that are numbered and nowhere to be found; below zero if some were counted twice.
+    pub unaccounted_rows: i64,
     /// Births and losses that are not acknowledged.
     pub waiting_notices: u64,
 }
@@ -80,8 +82,8 @@ pub fn inspect(data_dir: &Path) -> Result<Report, BufferError> {
     look(data_dir, |_, _| {})
 }
 
-/// Like [`inspect`], and reads every row of every segment down to its checksum; `progress` is told the
-/// segments read and how many there are.
+/// Like [`inspect`], and reads every row of every segment down to its checksum, so that the books count
+/// what is really there; `progress` is told the segments read and how many there are.
 ///
 /// *Errors*: as [`inspect`]; damage is no error, it stands in the report.
 pub fn verify(data_dir: &Path, mut progress: impl FnMut(usize, usize)) -> Result<Report, BufferError> {
@@ -89,13 +91,11 @@ pub fn verify(data_dir: &Path, mut progress: impl FnMut(usize, usize)) -> Result
         let all: Vec<u64> = found.state.segments.keys().copied().collect();
         for (at, &first) in all.iter().enumerate() {
             progress(at, all.len());
-            if let Some(segment) = found.state.segments.get_mut(&first)
-                && let Err(error) = verify_segment(folder, first, segment)
-            {
-                segment.damaged = Some(match error {
-                    BufferError::Damaged { what, .. } => what,
-                    other => other.to_string(),
-                });
+            let Some(segment) = found.state.segments.get_mut(&first) else { continue };
+            match verify_segment(folder, first, segment) {
+                Ok(heads) => found.state.recount(first, &heads),
+                Err(BufferError::Damaged { what, .. }) => segment.damaged = Some(what),
+                Err(other) => segment.damaged = Some(other.to_string()),
             }
         }
         progress(all.len(), all.len());
@@ -132,14 +132,15 @@ fn look(data_dir: &Path, check: impl FnOnce(&mut Found, &Path)) -> Result<Report
         damage: Some(what.clone()),
     }));
     segments.sort_by(|a, b| a.name.cmp(&b.name));
+    let books = state.books();
     let report = Report {
         agent: manifest.as_ref().map(|m| m.agent.clone()),
         epoch: manifest.as_ref().map(|m| m.epoch.to_string()),
         disk_bytes: folder_bytes(&folder),
         segments,
-        streams: state.streams.values().map(stream_report).collect(),
+        streams: books.transport.iter().zip(state.streams.values()).map(stream_report).collect(),
         set_aside: set_aside(&folder),
-        books: state.books(),
+        books,
     };
     for segment in found.state.segments.into_values().filter_map(|s| s.open) {
         segment.close();
@@ -147,13 +148,14 @@ fn look(data_dir: &Path, check: impl FnOnce(&mut Found, &Path)) -> Result<Report
     Ok(report)
 }
 
-fn stream_report(stream: &state::Stream) -> StreamReport {
+fn stream_report((line, stream): (&TransportLine, &state::Stream)) -> StreamReport {
     StreamReport {
-        machine: stream.id.machine.to_string(),
-        category: stream.id.category.to_string(),
-        epoch: stream.id.epoch.to_string(),
-        numbered: stream.numbered.rows,
-        waiting_rows: stream.waiting().rows,
+        machine: line.machine.to_string(),
+        category: line.category.to_string(),
+        epoch: line.epoch.clone(),
+        numbered: line.rows.numbered,
+        waiting_rows: line.rows.waiting,
+        unaccounted_rows: line.rows.unaccounted,
         waiting_notices: stream.notices,
     }
 }
@@ -164,22 +166,29 @@ fn set_aside(folder: &Path) -> Vec<String> {
     names.into_iter().filter(|name| name.starts_with("bad-")).collect()
 }
 
-fn verify_segment(folder: &Path, first: u64, state: &mut state::SegmentState) -> Result<(), BufferError> {
+/// Reads every entry and gives those with rows.
+fn verify_segment(
+    folder: &Path,
+    first: u64,
+    state: &state::SegmentState,
+) -> Result<Vec<(u64, RowsHead)>, BufferError> {
     let path = segment_folder(folder, first);
     let segment = match &state.open {
         Some(segment) => segment.clone(),
         None => Segment::open(&Disk::default(), &path)?,
     };
     let layouts = segment.names(Kind::Layout)?;
-    let mut wrong = None;
+    let (mut heads, mut wrong) = (Vec::new(), None);
     let mut expected = first;
     segment.entries(first..=state.last, |number, bytes| {
         if number != expected {
             wrong = Some(format!("entry {expected} is missing"));
-        } else if let Err(what) = verify_entry(bytes, |id| {
-            Layout::decode(layouts.get(&id.0)?).ok().filter(|layout| layout.id() == id)
-        }) {
-            wrong = Some(format!("entry {number}: {what}"));
+        } else {
+            let layout = |id: LayoutId| Layout::decode(layouts.get(&id.0)?).ok().filter(|l| l.id() == id);
+            match verify_entry(bytes, layout) {
+                Ok(head) => heads.extend(head.map(|head| (number, head))),
+                Err(what) => wrong = Some(format!("entry {number}: {what}")),
+            }
         }
         expected = number + 1;
         wrong.is_none()
@@ -188,12 +197,16 @@ fn verify_segment(folder: &Path, first: u64, state: &mut state::SegmentState) ->
         wrong = Some(format!("entry {expected} is missing"));
     }
     segment.close();
-    wrong.map_or(Ok(()), |what| Err(BufferError::Damaged { path, what }))
+    wrong.map_or(Ok(heads), |what| Err(BufferError::Damaged { path, what }))
 }
 
-fn verify_entry(bytes: &[u8], layout: impl Fn(LayoutId) -> Option<Layout>) -> Result<(), String> {
+/// Gives where the rows of an entry stand, `None` for a note.
+fn verify_entry(
+    bytes: &[u8],
+    layout: impl Fn(LayoutId) -> Option<Layout>,
+) -> Result<Option<RowsHead>, String> {
     let Some(entry) = Entry::read(bytes) else { return Err("it is not readable".to_owned()) };
-    let Entry::Rows(head, item) = entry else { return Ok(()) };
+    let Entry::Rows(head, item) = entry else { return Ok(None) };
     let item = Item::decode(item).map_err(|e| e.to_string())?;
     if item.seq_range() != Some((head.first_seq, head.last_seq())) {
         return Err("it announces other rows than it holds".to_owned());
@@ -201,11 +214,11 @@ fn verify_entry(bytes: &[u8], layout: impl Fn(LayoutId) -> Option<Layout>) -> Re
     match item {
         Item::Chunk(chunk) => {
             let layout = layout(chunk.layout).ok_or("its layout is missing")?;
-            Chunk::unpack(&chunk, &layout.into()).map(drop).map_err(|e| e.to_string())
+            Chunk::unpack(&chunk, &layout.into()).map(|_| Some(head)).map_err(|e| e.to_string())
         }
         Item::Raw(raw) if raw.crc != millrace_protocol::RawRows::checksum(raw.first_seq, &raw.rows) => {
             Err("its checksum does not fit".to_owned())
         }
-        _ => Ok(()),
+        _ => Ok(Some(head)),
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn find(
         Err(error @ BufferError::Manifest { .. }) => {
             if purpose == Purpose::Run {
                 tracing::error!(%error, "the manifest is set aside; the books begin anew from the segments");
-                let (from, to) = (folder.join(manifest::FILE), folder.join("bad-manifest.json"));
+                let (from, to) = (folder.join(manifest::FILE), folder.join("bad-manifest.json.zst"));
                 std::fs::rename(&from, &to).map_err(|e| BufferError::io("renaming", &from, e))?;
             }
             None
@@ -289,15 +289,7 @@ impl Finder<'_> {
         let heads = self.heads.remove(&first);
         let Some(segment) = self.state.segments.get_mut(&first) else { return };
         match heads {
-            Some(heads) => {
-                segment.contents.clear();
-                for (entry, head) in heads {
-                    let is_waiting = !self.state.acknowledged.contains(entry);
-                    let all = Amount { rows: head.rows, points: head.points };
-                    let waiting = if is_waiting { all } else { Amount::default() };
-                    self.state.add_contents(first, &head, waiting);
-                }
-            }
+            Some(heads) => self.state.recount(first, &heads),
             None if missing == 0 => {
                 segment.contents.values_mut().for_each(|c| c.waiting = Amount::default());
             }
@@ -347,23 +339,45 @@ impl Finder<'_> {
             let range = Some(entry.from..=entry.to);
             self.state.add_loss(entry.stream, LossReason::SetAsideDamaged, range, None, entry.points);
         }
-        let mut waiting: BTreeMap<u32, Amount> = BTreeMap::new();
         for (&first, segment) in &mut self.state.segments {
             let folder = segment_folder(self.folder, first);
             segment.disk_bytes = self.disk.segment_bytes(&folder, folder_bytes(&folder));
-            for (&number, contents) in &segment.contents {
-                waiting.entry(number).or_default().add(contents.waiting);
-            }
         }
-        for (number, stream) in &mut self.state.streams {
-            let waiting = waiting.get(number).copied().unwrap_or_default();
-            stream.acknowledged = stream.numbered.less(stream.dropped).less(stream.set_aside).less(waiting);
-            stream.acknowledged_durable = stream.acknowledged;
-        }
+        self.reckon();
         let first_live = self.state.durable + 1;
         let backlog = self.state.segments.keys().next().copied().unwrap_or(first_live);
         self.state.cursors = Cursors { first_live, backlog, live: first_live };
         self.state.retire();
+    }
+
+    /// Settles what Kafka has of every stream, as the manifest and the notes after it count it.
+    fn reckon(&mut self) {
+        let set_aside = self.manifest.map(Manifest::set_aside);
+        let waiting = self.state.waiting();
+        for (number, stream) in &mut self.state.streams {
+            let waiting = waiting.get(number).copied().unwrap_or_default();
+            match &set_aside {
+                Some(before) => {
+                    let new = stream.set_aside.less(before.get(number).copied().unwrap_or_default());
+                    // Of a segment that is gone nobody knows what Kafka had of it since the manifest; the
+                    // stream's own count does. It is not counted twice.
+                    let twice = stream.accounted(waiting).less(stream.numbered);
+                    stream.set_aside = stream.set_aside.less(twice.at_most(new));
+                }
+                // Without a manifest nothing else says what became of rows that stand in no segment.
+                None => {
+                    let left = stream.numbered.less(stream.dropped).less(stream.set_aside);
+                    stream.acknowledged = left.less(waiting);
+                }
+            }
+            stream.acknowledged_durable = stream.acknowledged;
+            if self.purpose == Purpose::Run && stream.accounted(waiting) != stream.numbered {
+                tracing::error!(
+                    stream = %stream.id, numbered = ?stream.numbered, accounted = ?stream.accounted(waiting),
+                    "rows have disappeared from the buffer, or were counted twice"
+                );
+            }
+        }
     }
 }
 

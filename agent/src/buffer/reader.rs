@@ -124,7 +124,7 @@ impl BufferReader {
     /// Reads entries of one segment; what was read counts as handed out.
     fn take_range(&self, next: &NextRange, basket: &mut Basket) -> Result<(), BufferError> {
         let segment = self.open(next.segment)?;
-        let mut read = Vec::new();
+        let (mut read, mut without_rows) = (Vec::new(), Vec::new());
         let (mut expected, mut bytes) = (*next.range.start(), basket.bytes);
         let mut is_damaged = false;
         segment.entries(next.range.clone(), |number, entry| {
@@ -138,7 +138,8 @@ impl BufferReader {
                     bytes += item.len();
                     read.push((number, head, item.to_vec()));
                 }
-                Some(Entry::Note(_)) => {}
+                // A note that is not acknowledged stands where rows stood: the books will lack them.
+                Some(Entry::Note(_)) => without_rows.push(number),
                 None => is_damaged = true,
             }
             !is_damaged && bytes < basket.max_bytes
@@ -167,6 +168,7 @@ impl BufferReader {
                 ),
             });
         }
+        without_rows.into_iter().for_each(|number| state.acknowledged.insert(number..=number));
         if let Some(lane) = next.lane {
             let cursor = state.cursors.of(lane);
             *cursor = expected.max(*cursor);
@@ -265,12 +267,16 @@ impl BufferReader {
         self.shared.changed.notify_one();
     }
 
-    /// Turns an item that will never be accepted into a loss of its stream; durable with the next flush.
+    /// Turns rows that will never be accepted into a loss of their stream; durable with the next flush. A birth
+    /// or a loss stays: nothing else says what it says (D4), and it is handed out again.
     pub fn refuse(&self, position: Position, reason: LossReason) {
         let mut state = self.shared.lock();
         match position {
-            // A birth or a loss that is refused has nowhere else to go.
-            Position::Notice(number) => state.settle_notice(number),
+            Position::Notice(number) => {
+                if let Some(notice) = state.notices.get_mut(&number) {
+                    notice.in_flight = false;
+                }
+            }
             Position::Passing(number) => {
                 if let Some(passing) = state.passing.remove(&number) {
                     let head = passing.head;
@@ -297,16 +303,16 @@ impl BufferReader {
     #[must_use]
     pub fn streams(&self) -> Vec<StreamState> {
         let state = self.shared.lock();
-        let epoch = state.epoch;
-        let one = |stream: &super::state::Stream| StreamState {
+        let (epoch, waiting) = (state.epoch, state.waiting());
+        let one = |(number, stream): (&u32, &super::state::Stream)| StreamState {
             stream: stream.id.clone(),
             is_current: stream.id.epoch == epoch,
             numbered: stream.numbered.rows,
-            waiting_rows: stream.waiting().rows,
+            waiting_rows: waiting.get(number).map_or(0, |waiting| waiting.rows),
             waiting_notices: stream.notices,
             newest_us: stream.newest_us,
         };
-        state.streams.values().map(one).collect()
+        state.streams.iter().map(one).collect()
     }
 
     /// Gives a stream's last sequence on disk, 0 if it has none.
@@ -339,7 +345,7 @@ impl BufferReader {
             segments: state.segments.len() as u64,
             disk_bytes: state.segments.values().map(|s| s.disk_bytes).sum(),
             set_aside_segments: state.set_aside_segments,
-            waiting_rows: state.streams.values().map(|s| s.waiting().rows).sum(),
+            waiting_rows: state.waiting().values().map(|waiting| waiting.rows).sum(),
             flushes: state.flushes,
         }
     }

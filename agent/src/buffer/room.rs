@@ -10,7 +10,7 @@ use super::entry::RowsHead;
 use super::open::{bad_folder, lose_contents, segment_folder};
 use super::pass::FREE_BYTES;
 use super::segment::Segment;
-use super::state::Amount;
+use super::state::{Amount, SegmentState};
 use super::writer::{Buffer, LOG_FACTOR, SLED_SEGMENT_BYTES};
 use crate::config::WhenFull;
 
@@ -186,14 +186,26 @@ impl Buffer {
     fn collect_finished(&mut self) {
         let active = self.active.as_ref().map(|a| a.first);
         let mut state = self.shared.lock();
+        let is_done = |first: u64, s: &SegmentState| {
+            s.damaged.is_none() && state.acknowledged.missing_in(first..=s.last).is_empty()
+        };
         let finished: Vec<u64> = state
             .segments
             .iter()
-            .filter(|&(&first, s)| Some(first) != active && s.damaged.is_none() && s.waiting_rows() == 0)
+            .filter(|&(&first, s)| Some(first) != active && is_done(first, s))
             .map(|(&first, _)| first)
             .collect();
         for first in finished {
             let segment = state.forget_segment(first);
+            let left = segment.as_ref().map_or(0, SegmentState::waiting_rows);
+            if left > 0 {
+                // The entries are done with; the books lack the rows from now on.
+                tracing::error!(
+                    segment = first,
+                    rows = left,
+                    "a segment held fewer rows than were stored in it"
+                );
+            }
             self.doomed.push((segment_folder(&self.folder, first), segment.and_then(|s| s.open)));
             self.checkpoint_due = true;
         }

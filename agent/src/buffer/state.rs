@@ -1,7 +1,8 @@
 //! What writer and reader share: counters, positions and notices, all in memory.
 //!
 //! Everything durable in it is the manifest plus a fold over the entries after it (`fold`).
-//! Invariant: for every stream `numbered = acknowledged + dropped + set_aside + waiting` (D14).
+//! Invariant: for every stream `numbered = acknowledged + dropped + set_aside + waiting` (D14); each term is
+//! counted by itself, so that a row that disappears breaks it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -41,6 +42,10 @@ impl Amount {
     pub(super) const fn less(self, other: Self) -> Self {
         Self { rows: self.rows.saturating_sub(other.rows), points: self.points.saturating_sub(other.points) }
     }
+
+    pub(super) fn at_most(self, other: Self) -> Self {
+        Self { rows: self.rows.min(other.rows), points: self.points.min(other.points) }
+    }
 }
 
 /// A stream's part of the books.
@@ -61,8 +66,13 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) const fn waiting(&self) -> Amount {
-        self.numbered.less(self.dropped).less(self.set_aside).less(self.acknowledged)
+    /// Gives the sum over everything that may become of a row.
+    pub(super) const fn accounted(&self, waiting: Amount) -> Amount {
+        let mut sum = waiting;
+        sum.add(self.acknowledged);
+        sum.add(self.dropped);
+        sum.add(self.set_aside);
+        sum
     }
 }
 
@@ -284,6 +294,7 @@ impl State {
     /// Folds away streams of earlier starts that are done; the newest ones stay in the books.
     pub(super) fn retire(&mut self) {
         let held: BTreeSet<u32> = self.segments.values().flat_map(|s| s.contents.keys().copied()).collect();
+        let waiting = self.waiting();
         let mut kept: HashMap<(MachineName, Category), usize> = HashMap::new();
         let mut gone = Vec::new();
         for (&number, stream) in self.streams.iter().rev() {
@@ -292,7 +303,8 @@ impl State {
             }
             let kept = kept.entry((stream.id.machine.clone(), stream.id.category.clone())).or_default();
             *kept += 1;
-            let done = stream.waiting().rows == 0 && stream.notices == 0 && !held.contains(&number);
+            let is_empty = waiting.get(&number).is_none_or(|waiting| waiting.rows == 0);
+            let done = is_empty && stream.notices == 0 && !held.contains(&number);
             if done && *kept > FINISHED_KEPT {
                 gone.push(number);
             }

@@ -15,6 +15,7 @@ use super::disk::{Faults, Step};
 use super::*;
 use crate::delivery::SourceCounts;
 
+mod books;
 mod crash;
 mod damage;
 mod lanes;
@@ -335,6 +336,32 @@ fn what_is_given_back_comes_again_and_what_is_refused_becomes_a_loss() {
     let rows = books.transport[0].rows;
     assert!(books.balanced);
     assert_eq!((rows.numbered, rows.acknowledged, rows.dropped, rows.waiting), (3, 2, 1, 0));
+}
+
+#[test]
+fn a_loss_that_is_refused_stays_until_it_is_taken() {
+    let mut rig = Rig::new();
+    let (mut buffer, reader) = rig.start();
+    let rows = vec![new_rows(&mut buffer, 0, 1, 1, 10)];
+    buffer.flush(&group(rows));
+    reader.refuse(reader.take(usize::MAX)[0].position, LossReason::Refused);
+    buffer.flush(&Group::default());
+    let is_there = |taken: &[Stored]| {
+        let found = losses(taken).remove(&stream_id(1, 0)).unwrap_or_default();
+        found.iter().map(|loss| loss.closed_ranges().ranges().collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let taken = reader.take(usize::MAX);
+    assert_eq!(is_there(&taken), [[1..=1]]);
+    reader.refuse(taken[0].position, LossReason::Refused);
+    assert_eq!(reader.streams()[0].waiting_notices, 1, "a stream with a loss to declare is not complete");
+    drop(reader);
+    buffer.close();
+    let (mut buffer, reader) = rig.start();
+    let taken = reader.take(usize::MAX);
+    assert_eq!(is_there(&taken), [[1..=1]], "also after a restart");
+    reader.acknowledge(&positions(&taken));
+    buffer.tidy().unwrap();
+    assert!(reader.take(usize::MAX).is_empty());
 }
 
 #[test]

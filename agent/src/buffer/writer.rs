@@ -169,15 +169,21 @@ impl Buffer {
 
     /// Replaces the manifest by the state as it is now.
     pub(super) fn checkpoint(&mut self) -> Result<(), BufferError> {
-        let (bytes, acknowledged) = {
+        let (manifest, acknowledged) = {
             let mut state = self.shared.lock();
             state.retire();
             let acknowledged: Vec<(u32, Amount)> =
                 state.streams.iter().map(|(&n, s)| (n, s.acknowledged)).collect();
             state.unsaved.clear();
-            (Manifest::of(&state).to_bytes(), acknowledged)
+            (Manifest::of(&state), acknowledged)
         };
-        let written = self.disk.replace(&self.folder.join(manifest::FILE), &bytes);
+        let path = self.folder.join(manifest::FILE);
+        let bytes = manifest.to_bytes().map_err(|e| BufferError::io("packing", &path, e));
+        drop(manifest);
+        let written = bytes.and_then(|bytes| {
+            self.manifest_bytes = bytes.len() as u64;
+            self.disk.replace(&path, &bytes)
+        });
         let mut state = self.shared.lock();
         for (number, amount) in acknowledged {
             if written.is_err() {
@@ -187,7 +193,6 @@ impl Buffer {
             }
         }
         drop(state);
-        self.manifest_bytes = bytes.len() as u64;
         self.checkpoint_due = written.is_err();
         written
     }
@@ -268,6 +273,7 @@ impl Buffer {
             flushed_us: self.options.clock.now_us(),
             sources: group.sources.iter().map(|(m, c)| (m.clone(), delta_of(c))).collect(),
             acknowledged: ranges.as_ref().map(range_pairs),
+            counted: acknowledged.iter().map(|&(n, amount)| (n, amount.rows, amount.points)).collect(),
             hashes: group.hashes.clone(),
             carries_hashes: false,
             redelivered: group.redelivered,
@@ -314,8 +320,9 @@ impl Buffer {
                 number += 1;
             }
         }
-        // The uplink may have acknowledged more meanwhile; the set in memory is the newer one.
+        // The uplink may have acknowledged more meanwhile; what stands in memory is newer.
         plan.note.acknowledged = None;
+        plan.note.counted.clear();
         state.fold_note(&plan.note);
         state.acknowledged.insert(number..=number);
         state.passed(active.first, number);

@@ -23,7 +23,8 @@ pub enum Format {
 pub enum Finding {
     /// Everything is well.
     Sound,
-    /// A segment is damaged; the next start sets it aside and declares the loss.
+    /// A segment is damaged (the next start sets it aside and declares the loss), or rows are not in it that
+    /// should be.
     Damaged,
 }
 
@@ -76,7 +77,7 @@ fn print(report: &Report, format: Format, out: &mut dyn Write) -> Result<Finding
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(report).map_err(io::Error::from)?)?,
         Format::Table => print_tables(report, out)?,
     }
-    Ok(if report.is_damaged() { Finding::Damaged } else { Finding::Sound })
+    Ok(if report.is_damaged() || !report.books.balanced { Finding::Damaged } else { Finding::Sound })
 }
 
 fn print_tables(report: &Report, out: &mut dyn Write) -> io::Result<()> {
@@ -93,7 +94,8 @@ fn print_tables(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         ]);
     }
     writeln!(out, "{segments}")?;
-    let mut streams = table(&["machine", "category", "epoch", "numbered", "waiting", "births, losses"]);
+    let mut streams =
+        table(&["machine", "category", "epoch", "numbered", "waiting", "unaccounted", "births, losses"]);
     for s in &report.streams {
         streams.add_row([
             s.machine.clone(),
@@ -101,10 +103,17 @@ fn print_tables(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             s.epoch.clone(),
             s.numbered.to_string(),
             s.waiting_rows.to_string(),
+            s.unaccounted_rows.to_string(),
             s.waiting_notices.to_string(),
         ]);
     }
     writeln!(out, "{streams}")?;
+    if !report.books.balanced {
+        writeln!(
+            out,
+            "the books do not balance: rows have disappeared from the buffer or were counted twice"
+        )?;
+    }
     for name in &report.set_aside {
         writeln!(out, "set aside: {name}")?;
     }

@@ -72,15 +72,27 @@ fn render(books: &Books, health: &Health) -> String {
         [l.machine.to_string(), due, good, bad, skipped, suppressed, numbered]
     });
     text.push_str(&table(header, source));
-    text.push_str("\n\nRows by stream (numbered = acknowledged + dropped + set aside + waiting)\n");
-    let header =
-        ["MACHINE", "CATEGORY", "EPOCH", "NUMBERED", "ACKNOWLEDGED", "DROPPED", "SET ASIDE", "WAITING"];
+    text.push_str(
+        "\n\nRows by stream (numbered = acknowledged + dropped + set aside + waiting + unaccounted)\n",
+    );
+    let header = [
+        "MACHINE",
+        "CATEGORY",
+        "EPOCH",
+        "NUMBERED",
+        "ACKNOWLEDGED",
+        "DROPPED",
+        "SET ASIDE",
+        "WAITING",
+        "UNACCOUNTED",
+    ];
     let transport = books.transport.iter().map(|l| {
         let b = l.rows;
         let [numbered, acknowledged, dropped, set_aside, waiting] =
             [b.numbered, b.acknowledged, b.dropped, b.set_aside, b.waiting].map(|n| n.to_string());
         let (machine, category) = (l.machine.to_string(), l.category.to_string());
-        [machine, category, l.epoch.clone(), numbered, acknowledged, dropped, set_aside, waiting]
+        let unaccounted = b.unaccounted.to_string();
+        [machine, category, l.epoch.clone(), numbered, acknowledged, dropped, set_aside, waiting, unaccounted]
     });
     text.push_str(&table(header, transport));
     if books.redelivered > 0 {
@@ -108,7 +120,7 @@ mod tests {
             r#"{"flushed_at":"2026-11-24T12:00:00Z",
             "source":[{"machine":"h/a","due":10,"good":7,"bad":2,"skipped":1,"suppressed":4,"numbered":5}],
             "transport":[{"machine":"h/a","category":"telemetry","epoch":"00000000000000aa",
-              "rows":{"numbered":51,"acknowledged":32,"dropped":13,"set_aside":4,"waiting":2},
+              "rows":{"numbered":51,"acknowledged":32,"dropped":13,"set_aside":4,"waiting":2,"unaccounted":-7},
               "points":{"numbered":0,"acknowledged":0,"dropped":0,"set_aside":0,"waiting":0}}],
             "redelivered":3,"balanced":true}"#,
         )
@@ -123,7 +135,7 @@ mod tests {
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let lines: Vec<_> = text.lines().map(words).collect();
         assert!(lines.contains(&words("h/a 10 7 2 1 4 5")), "{text}");
-        assert!(lines.contains(&words("h/a telemetry 00000000000000aa 51 32 13 4 2")), "{text}");
+        assert!(lines.contains(&words("h/a telemetry 00000000000000aa 51 32 13 4 2 -7")), "{text}");
         assert!(text.starts_with("degraded; Kafka is down; 2 rows wait"), "{text}");
     }
 }

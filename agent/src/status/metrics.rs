@@ -100,15 +100,20 @@ fn transport(text: &mut Text, snapshot: &Snapshot) {
             sum.dropped += of.dropped;
             sum.set_aside += of.set_aside;
             sum.waiting += of.waiting;
+            // One that is missing does not make up for another that is there twice.
+            sum.unaccounted = sum.unaccounted.saturating_add(of.unaccounted.saturating_abs());
         }
     }
     type Column = (Kind, &'static str, &'static str, fn(&Balance) -> u64);
-    let columns: [Column; 5] = [
+    let columns: [Column; 6] = [
         (Kind::Gauge, "numbered", "with a sequence, of the epochs in the books.", |b| b.numbered),
         (Kind::Gauge, "acknowledged", "that Kafka has, of the epochs in the books.", |b| b.acknowledged),
         (Kind::Gauge, "dropped", "that gave way or were refused, of the epochs in the books.", |b| b.dropped),
         (Kind::Gauge, "set_aside", "in damaged segments, of the epochs in the books.", |b| b.set_aside),
         (Kind::Gauge, "waiting", "on disk that Kafka does not have.", |b| b.waiting),
+        (Kind::Gauge, "unaccounted", "that have disappeared from the buffer or were counted twice.", |b| {
+            b.unaccounted.unsigned_abs()
+        }),
     ];
     for (kind, name, help, value) in columns {
         for (unit, word, pick) in [("rows", "Rows", 0), ("points", "Points", 1)] {
@@ -161,6 +166,12 @@ fn uplink(text: &mut Text, health: &UplinkHealth) {
         (Counter, "sent_progress_total", "Progress items that Kafka took.", health.sent_progress),
         (Counter, "resent_records_total", "Records whose fate was not known.", health.resent_records),
         (Counter, "refused_items_total", "Items that Kafka will never take.", health.refused_items),
+        (
+            Gauge,
+            "refused_notices",
+            "Births and losses that are refused and tried again.",
+            health.refused_notices,
+        ),
         (Gauge, "fallback_topics", "Categories that go to telemetry.", health.fallback_topics),
         (Counter, "rebuilt_producers_total", "Producers that met a fatal error.", health.rebuilt_producers),
     ];

@@ -33,6 +33,7 @@ fn table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<Cell>
             let _ = match cell {
                 Cell::Text(text) => write!(out, "<td>{}</td>", escape(&text)),
                 Cell::Number(number) => write!(out, "<td class=\"n\">{number}</td>"),
+                Cell::Signed(number) => write!(out, "<td class=\"n\">{number}</td>"),
             };
         }
         out.push_str("</tr>");
@@ -43,6 +44,7 @@ fn table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<Cell>
 enum Cell {
     Text(String),
     Number(u64),
+    Signed(i64),
 }
 
 fn text(value: impl ToString) -> Cell {
@@ -122,10 +124,19 @@ fn books(out: &mut String, snapshot: &Snapshot) {
         let b = line.rows;
         let numbers = [b.numbered, b.acknowledged, b.dropped, b.set_aside, b.waiting].map(Cell::Number);
         let names = [text(&line.machine), text(&line.category), text(&line.epoch)];
-        names.into_iter().chain(numbers).collect()
+        names.into_iter().chain(numbers).chain([Cell::Signed(b.unaccounted)]).collect()
     });
-    let header =
-        ["Machine", "Category", "Epoch", "Numbered", "Acknowledged", "Dropped", "Set aside", "Waiting"];
+    let header = [
+        "Machine",
+        "Category",
+        "Epoch",
+        "Numbered",
+        "Acknowledged",
+        "Dropped",
+        "Set aside",
+        "Waiting",
+        "Unaccounted",
+    ];
     out.push_str("<h3>Rows by stream</h3>");
     table(out, &header, transport);
 }

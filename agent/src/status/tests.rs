@@ -19,7 +19,7 @@ fn snapshot() -> Snapshot {
         suppressed: 4,
         numbered: 5,
     };
-    let rows = Balance { numbered: 5, acknowledged: 3, dropped: 0, set_aside: 0, waiting: 2 };
+    let rows = Balance { numbered: 5, acknowledged: 3, dropped: 0, set_aside: 0, waiting: 2, unaccounted: 0 };
     let stream = |epoch: &str, rows| TransportLine {
         machine: "hall3/press-03".parse().unwrap(),
         category: "telemetry".parse().unwrap(),
@@ -141,6 +141,29 @@ async fn every_address_answers() {
     assert!(page.contains("all is well") && page.contains("&lt;b&gt;temp&lt;/b&gt;"), "{page}");
     stop.cancel();
     server.await.unwrap().unwrap();
+}
+
+#[test]
+fn rows_that_are_unaccounted_for_are_said_everywhere() {
+    let mut snapshot = snapshot();
+    // One line lacks two rows, the other has one too many: neither makes up for the other.
+    let [first, second] = snapshot.books.transport.as_mut_slice() else { panic!("two streams") };
+    first.rows = Balance { numbered: 7, ..first.rows }.closed();
+    second.rows = Balance { numbered: 4, ..second.rows }.closed();
+    assert_eq!((first.rows.unaccounted, second.rows.unaccounted), (2, -1));
+    snapshot.books.balanced = snapshot.books.sums_hold();
+    let health = snapshot.health();
+    assert_eq!(health.status, Level::Red);
+    assert!(health.reasons[0].contains("3 rows unaccounted for"), "{health:?}");
+    let metrics = metrics::render(&snapshot);
+    for line in [
+        "millrace_agent_buffer_unaccounted_rows{machine=\"hall3/press-03\",category=\"telemetry\"} 3",
+        "millrace_agent_books_balanced 0",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    }
+    let page = page::render("gw", "aa", &snapshot, &[]);
+    assert!(page.contains("<td class=\"n\">-1</td>") && page.contains("data is in danger"), "{page}");
 }
 
 #[test]

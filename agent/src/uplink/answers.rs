@@ -5,6 +5,7 @@ use tracing::{error, warn};
 
 use super::producer::{Answer, Answered};
 use super::{InFlight, Outbox, Outside, Uplink};
+use crate::buffer::Position;
 
 impl<O: Outbox, W: Outside> Uplink<O, W> {
     /// Takes an answer and all that are there with it.
@@ -26,6 +27,8 @@ impl<O: Outbox, W: Outside> Uplink<O, W> {
                 self.outbox.acknowledge(&sent.positions);
                 if sent.is_alone {
                     self.alone.retain(|position| !sent.positions.contains(position));
+                    self.refused.retain(|position| !sent.positions.contains(position));
+                    self.show_refused();
                 }
                 self.count_delivered(&sent);
             }
@@ -57,17 +60,46 @@ impl<O: Outbox, W: Outside> Uplink<O, W> {
     }
 
     fn refuse(&mut self, sent: &InFlight, why: &str) {
-        for position in &sent.positions {
+        for &position in &sent.positions {
+            if matches!(position, Position::Notice(_)) {
+                self.hold_back(sent, position, why);
+                continue;
+            }
             error!(
                 stream = %sent.stream, rows = sent.rows, bytes = sent.bytes, why,
                 "Kafka does not take this item at all; it is declared lost"
             );
-            self.alone.remove(position);
-            self.outbox.refuse(*position, LossReason::Refused);
+            self.alone.remove(&position);
+            self.outbox.refuse(position, LossReason::Refused);
+            self.monitor.update(|health| health.refused_items += 1);
         }
-        let items = sent.positions.len() as u64;
-        self.monitor.update(|health| health.refused_items += items);
         self.may_have_more = true;
+    }
+
+    /// Keeps a birth or a loss: without a loss the rows it names would be missing and nobody could say why
+    /// (D4). It stays in the buffer and is tried again, alone.
+    fn hold_back(&mut self, sent: &InFlight, position: Position, why: &str) {
+        if self.refused.insert(position) {
+            error!(
+                stream = %sent.stream, bytes = sent.bytes, why,
+                "Kafka does not take this birth or loss; it is kept and tried again"
+            );
+        }
+        self.held_back.push(position);
+        self.show_refused();
+    }
+
+    /// Lets births and losses go again that were refused.
+    pub(super) fn try_refused_again(&mut self) {
+        if !self.held_back.is_empty() {
+            self.outbox.give_back(&std::mem::take(&mut self.held_back));
+            self.may_have_more = true;
+        }
+    }
+
+    fn show_refused(&self) {
+        let kept = self.refused.len() as u64;
+        self.monitor.update(|health| health.refused_notices = kept);
     }
 
     pub(super) fn give_back(&mut self, sent: &InFlight) {

@@ -55,6 +55,8 @@ pub struct UplinkHealth {
     pub resent_records: u64,
     /// Items that Kafka will never take; each is a declared loss.
     pub refused_items: u64,
+    /// Births and losses that Kafka refuses now; they are kept and tried again.
+    pub refused_notices: u64,
     /// Categories whose records go to `telemetry` because their topic is missing or refuses (D3).
     pub fallback_topics: u64,
     /// Producers that ended with a fatal error.

@@ -14,7 +14,7 @@ pub trait Outbox: Clone + Send + Sync + 'static {
     fn acknowledge(&self, positions: &[Position]);
     /// Takes items back whose fate is not known, to hand them out again.
     fn give_back(&self, positions: &[Position]);
-    /// Turns an item that Kafka will never take into a loss.
+    /// Turns rows that Kafka will never take into a loss.
     fn refuse(&self, position: Position, reason: LossReason);
     /// Waits until there may be something to take. Must be cancel safe.
     fn changed(&self) -> impl Future<Output = ()> + Send;

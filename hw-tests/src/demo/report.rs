@@ -1,5 +1,6 @@
 //! What the demonstration says: the balance sheet from bus to lake, the newest features, the audit.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use serde_json::Value;
@@ -32,6 +33,36 @@ pub fn addresses(running: &Line) {
 #[must_use]
 pub fn balanced(books: &Value) -> bool {
     books["balanced"] == Value::Bool(true)
+}
+
+/// Holds books that are kept apart against each other: every point that a source numbered stands in a row of
+/// transport, and every row of transport is known to the ledger. Gives what differs, as sentences.
+#[must_use]
+pub fn differences(books: &Value, audit: &Value) -> Vec<String> {
+    let mut points: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for line in lines(books, "source") {
+        points.entry(line["machine"].as_str().unwrap_or("?")).or_default().0 +=
+            line["numbered"].as_u64().unwrap_or(0);
+    }
+    for line in lines(books, "transport") {
+        points.entry(line["machine"].as_str().unwrap_or("?")).or_default().1 +=
+            line["points"]["numbered"].as_u64().unwrap_or(0);
+    }
+    let unlike = points.into_iter().filter(|(_, (source, transport))| source != transport);
+    let mut found: Vec<String> = unlike
+        .map(|(machine, (source, transport))| {
+            format!("{machine}: the source numbered {source} points, its rows in transport have {transport}")
+        })
+        .collect();
+    let (transport, ledger) = (total(books, "numbered"), sum(audit, "numbered"));
+    if transport != ledger {
+        found.push(format!("the agent numbered {transport} rows, the ledger knows of {ledger}"));
+    }
+    found
+}
+
+fn total(books: &Value, column: &str) -> u64 {
+    lines(books, "transport").filter_map(|line| line["rows"][column].as_u64()).sum()
 }
 
 /// Prints everything that was found.
@@ -68,9 +99,20 @@ fn print_transport(books: &Value, audit: &Value) {
     line("On the agent's disk, in rows, all epochs that it still accounts for");
     let columns = ["numbered", "acknowledged", "dropped", "set_aside", "waiting"];
     row("", &columns.map(str::to_owned));
-    let total =
-        |column: &str| -> u64 { lines(books, "transport").filter_map(|l| l["rows"][column].as_u64()).sum() };
-    row("all streams", &columns.map(|c| total(c).to_string()));
+    row("all streams", &columns.map(|c| total(books, c).to_string()));
+    let unaccounted: i64 =
+        lines(books, "transport").filter_map(|l| l["rows"]["unaccounted"].as_i64()).map(i64::abs).sum();
+    let points = |of: &str, at: fn(&Value) -> &Value| -> u64 {
+        lines(books, of).filter_map(|line| at(line).as_u64()).sum()
+    };
+    line(&format!(
+        "  unaccounted: {unaccounted} rows; numbered at the bus: {} points, in transport: {} points",
+        points("source", |l| &l["numbered"]),
+        points("transport", |l| &l["points"]["numbered"]),
+    ));
+    for difference in differences(books, audit) {
+        line(&format!("  {difference}"));
+    }
     line("");
     line("In the lake, in rows (numbered = in_lake + rejected + lost + stranded + in_transit + missing)");
     row("machine, category, epoch", &AUDIT.map(str::to_owned));
@@ -147,4 +189,35 @@ fn row(name: &str, columns: &[String]) {
         text.push_str(&format!("{column:>15}"));
     }
     line(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn points_and_rows_that_one_book_has_and_the_next_one_lacks_are_named() {
+        let books = json!({
+            "source": [{ "machine": "h/a", "numbered": 7 }, { "machine": "h/b", "numbered": 5 }],
+            "transport": [
+                { "machine": "h/a", "rows": { "numbered": 2 }, "points": { "numbered": 4 } },
+                { "machine": "h/a", "rows": { "numbered": 1 }, "points": { "numbered": 3 } },
+                { "machine": "h/b", "rows": { "numbered": 5 }, "points": { "numbered": 5 } },
+                { "machine": "h/gw", "rows": { "numbered": 1 }, "points": { "numbered": 0 } },
+            ],
+        });
+        let audit = |rows: u64| json!({ "streams": [{ "numbered": rows }, { "numbered": 1 }] });
+        assert!(differences(&books, &audit(8)).is_empty());
+        assert_eq!(differences(&books, &audit(7)), ["the agent numbered 9 rows, the ledger knows of 8"]);
+        let mut fewer = books;
+        fewer["transport"][1]["points"]["numbered"] = 2.into();
+        assert_eq!(
+            differences(&fewer, &audit(8)),
+            ["h/a: the source numbered 7 points, its rows in transport have 6"]
+        );
+        fewer["source"][1] = json!({ "machine": "h/b", "numbered": 6 });
+        assert_eq!(differences(&fewer, &audit(8)).len(), 2);
+    }
 }

@@ -71,7 +71,7 @@ pub struct App {
 }
 
 impl App {
-    /// Draws the epoch, opens the buffer, stores the births and takes the status address (D7).
+    /// Draws the epoch, opens the buffer, takes the status address and stores the births (D7).
     ///
     /// Blocks on the disk; needs no runtime. *Errors*: [`AppError`]; nothing is left running.
     pub fn build(config: Config) -> Result<Self, AppError> {
@@ -79,8 +79,6 @@ impl App {
             .map_err(|source| AppError::DataDir { path: config.data_dir.clone(), source })?;
         let clock = Arc::new(SystemClock::new());
         let epoch = Epoch(rand::random());
-        // The address first: a second agent on this machine must not get as far as the buffer.
-        let listener = status::bind(config.status_listen)?;
         let for_buffer = Arc::clone(&clock);
         let (buffer, reader) = buffer::open(OpenOptions {
             data_dir: config.data_dir.clone(),
@@ -90,12 +88,17 @@ impl App {
             when_full: config.buffer.when_full,
             clock: WallClock(Arc::new(move || for_buffer.now_us())),
         })?;
+        // The lock of the folder comes first: that a second agent runs on it is what must be said, also where
+        // both have one address. No stream of this start exists yet.
+        let listener = status::bind(config.status_listen)?;
         clock.doubt(buffer.last_flushed_us(), buffer.unset_boot(), config.clock_hold);
         let newest = Newest::default();
+        let streams: Vec<_> = config.buses.iter().flat_map(modbus::streams).collect();
+        newest.learn(&streams);
         let observed = newest.clone();
         let horizon = Horizon::default();
         let options = BatchOptions {
-            streams: config.buses.iter().flat_map(modbus::streams).collect(),
+            streams,
             site: config.site.clone(),
             sync_interval: config.buffer.sync_interval,
             mqtt_window: config.mqtt.iter().map(|m| m.receive_maximum).max().unwrap_or(NO_MQTT_WINDOW),

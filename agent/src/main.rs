@@ -1,6 +1,6 @@
 //! `millrace-agent`: reads the arguments, starts the log, does what is asked, maps the exit code.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -26,7 +26,8 @@ fn main() -> ExitCode {
     match start_log(cli.log.as_deref()).and_then(|()| cli.execute()) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("{}", chain(&failure));
+            // Where nobody reads it the exit code has to do.
+            let _ = writeln!(std::io::stderr(), "{}", chain(&failure));
             ExitCode::from(failure.exit_code())
         }
     }
@@ -42,6 +43,8 @@ fn start_log(filter: Option<&str>) -> Result<(), Failure> {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // It would say so on standard error, of all places, and panic in the middle of a stage.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

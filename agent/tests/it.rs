@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by a panic what it found")]
 
+#[path = "it/away.rs"]
+mod away;
 #[path = "it/device.rs"]
 mod device;
 #[path = "it/kafka.rs"]
@@ -11,3 +13,5 @@ mod kafka;
 mod program;
 #[path = "it/thread.rs"]
 mod thread;
+#[path = "it/verbs.rs"]
+mod verbs;

@@ -14,16 +14,19 @@ use crate::config::{Config, Problems};
 #[must_use]
 pub fn run(config: &Path, json: bool) -> ExitCode {
     let (mut out, mut problems) = (io::stdout().lock(), io::stderr().lock());
-    // A closed pipe changes nothing about the configuration.
-    write(config, json, &mut out, &mut problems).unwrap_or(EXIT_USAGE).into()
+    write(config, json, &mut out, &mut problems).into()
 }
 
-fn write(path: &Path, json: bool, out: &mut impl Write, problems: &mut impl Write) -> io::Result<u8> {
-    match Config::load(path) {
-        Ok(config) if json => writeln!(out, "{}", good(&config)).map(|()| 0),
-        Ok(config) => writeln!(out, "{}: {}", path.display(), summary(&config)).map(|()| 0),
-        Err(found) => refuse(&found, json, out, problems),
-    }
+/// Gives the exit code. A closed pipe changes nothing about the configuration.
+fn write(path: &Path, json: bool, out: &mut impl Write, problems: &mut impl Write) -> u8 {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(found) => return refuse(&found, json, out, problems).unwrap_or(EXIT_USAGE),
+    };
+    let text =
+        if json { good(&config).to_string() } else { format!("{}: {}", path.display(), summary(&config)) };
+    drop(writeln!(out, "{text}"));
+    0
 }
 
 /// Prints problems, for a script or for a person, and gives the exit code.
@@ -99,7 +102,7 @@ tags = [{ name = "x", address = 1, type = "u16" }, { name = "y", address = 2, ty
         let path = directory.path().join("agent.toml");
         std::fs::write(&path, text).unwrap();
         let (mut out, mut problems) = (Vec::new(), Vec::new());
-        let code = write(&path, json, &mut out, &mut problems).unwrap();
+        let code = write(&path, json, &mut out, &mut problems);
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (code, text(out), text(problems))
     }

@@ -181,12 +181,13 @@ pub(super) fn device(
     files: Files<'_>,
     site: &str,
     templates: &BTreeMap<String, Shape>,
+    buses: &[&str],
     seen: &mut Seen,
 ) -> Option<(String, Device)> {
     let name = section.required_text("machine", "machine = \"…\", for instance \"press-03\"");
     section.set_path(format!("device \"{}\"", name.unwrap_or("?")));
     let machine = name.and_then(|name| machine(&section, site, name));
-    let bus = section.required_text("bus", "bus = the name of a [[bus]]").map(str::to_owned);
+    let bus = named_bus(&mut section, buses);
     if section.get("unit_id").is_none() {
         section.missing("unit_id", "unit_id = 0 to 255");
     }
@@ -233,6 +234,15 @@ fn machine(section: &Section<'_>, site: &str, name: &str) -> Option<MachineName>
     }
 }
 
+fn named_bus(section: &mut Section<'_>, buses: &[&str]) -> Option<String> {
+    let name = section.required_text("bus", "bus = the name of a [[bus]]")?;
+    if !buses.contains(&name) {
+        let message = format!("bus \"{name}\" is not there; {}", choice(name, buses, "[[bus]]"));
+        section.report(&section.line_of("bus"), message);
+    }
+    Some(name.to_owned())
+}
+
 fn named_template<'t>(
     section: &mut Section<'_>,
     templates: &'t BTreeMap<String, Shape>,
@@ -248,7 +258,7 @@ fn named_template<'t>(
 }
 
 /// Says which of the known names may be meant.
-pub(super) fn choice(name: &str, known: &[&str], kind: &str) -> String {
+fn choice(name: &str, known: &[&str], kind: &str) -> String {
     match known.iter().min_by_key(|known| strsim::damerau_levenshtein(name, known)) {
         Some(nearest) => format!("did you mean \"{nearest}\"?"),
         None => format!("there is no {kind}; write one"),

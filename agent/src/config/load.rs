@@ -45,15 +45,18 @@ impl Config {
 
 fn read(path: &Path, sink: &Sink) -> Option<Config> {
     let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let main = read_file(path, file_name(path), sink)?;
+    let main = read_file(path, file_name(path), sink);
+    let more: Vec<Option<Table>> = conf_d(base, sink)
+        .iter()
+        .map(|path| read_file(path, format!("conf.d/{}", file_name(path)).into(), sink))
+        .collect();
+    // What stands in a file that cannot be read is not known: nothing more can be said of the others.
+    let (main, more) = (main?, more.into_iter().collect::<Option<Vec<Table>>>()?);
     if !check_version(&main, true, sink) {
         return None;
     }
     let mut tables = vec![main];
-    for path in conf_d(base, sink) {
-        let table = read_file(&path, format!("conf.d/{}", file_name(&path)).into(), sink);
-        tables.extend(table.filter(|table| check_version(table, false, sink)));
-    }
+    tables.extend(more.into_iter().filter(|table| check_version(table, false, sink)));
     let merged = merge(tables, sink);
     config(Section::new(&merged, String::new(), sink), base)
 }
@@ -64,7 +67,7 @@ fn file_name(path: &Path) -> Arc<str> {
 
 fn read_file(path: &Path, file: Arc<str>, sink: &Sink) -> Option<Table> {
     match std::fs::read_to_string(path) {
-        Ok(text) => Some(tree::parse(file, &text, sink)),
+        Ok(text) => tree::parse(file, &text, sink),
         Err(error) => {
             let message = format!("{} cannot be read ({error}); write it or name another", path.display());
             sink.report(&At { file, line: 0 }, "", message);
@@ -301,18 +304,8 @@ fn buses(
     let mut seen = Seen::default();
     for table in top.tables("device") {
         let section = Section::new(table, "device".to_owned(), sink);
-        let at = section.line_of("bus");
-        let Some((bus, device)) = device::device(section, files, site, templates, &mut seen) else {
-            continue;
-        };
-        if !names.contains(&bus.as_str()) {
-            let path = format!(
-                "device \"{}\"",
-                device.machine.as_str().trim_start_matches(site).trim_start_matches('/')
-            );
-            let hint = device::choice(&bus, &names, "[[bus]]");
-            sink.report(&at, &path, format!("bus \"{bus}\" is not there; {hint}"));
-        }
+        let device = device::device(section, files, site, templates, &names, &mut seen);
+        let Some((bus, device)) = device else { continue };
         if let Some(bus) = buses.iter_mut().find(|known| known.name == bus) {
             bus.devices.push(device);
         }

@@ -135,6 +135,7 @@ tags = [
     assert_eq!(
         problems_after_head(text),
         [
+            "4: device \"press-03\": bus \"line-b\" is not there; did you mean \"line-a\"?",
             "5: device \"press-03\": unit_id is 300; write 0 to 255",
             "7: device \"press-03\", tag \"bearing_temp\": order \"ABDC\" is not an order of a 32-bit value; use ABCD, DCBA, BADC or CDAB",
             "8: device \"press-03\", tag \"x\": address is missing; write address = 100 or address = \"40101\"",
@@ -348,10 +349,50 @@ fn conf_d_is_merged_and_doubles_are_named() {
 }
 
 #[test]
+fn a_bus_that_is_not_there_is_named_whatever_else_is_wrong() {
+    let tags = "tags = [ { name = \"x\", address = 1, type = \"u16\" } ]";
+    let shown = problems(&[(
+        "agent.toml",
+        &format!(
+            "{}[[device]]\nmachine = \"a b\"\nbus = \"line-x\"\nunit_id = 300\n{tags}\n[[device]]\nbus = \"line-y\"\n{tags}\n",
+            HEAD.replace("tcp://", "udp://")
+        ),
+    )]);
+    let said = |line: usize, what: &str| {
+        shown.iter().any(|p| p.starts_with(&format!("agent.toml:{line}: ")) && p.contains(what))
+    };
+    for (line, what) in [
+        (9, "is no address of a bus"),
+        (11, "is not allowed in a name"),
+        (12, "bus \"line-x\" is not there; did you mean \"line-a\"?"),
+        (13, "unit_id is 300"),
+        (15, "machine is missing"),
+        (16, "bus \"line-y\" is not there"),
+        (15, "unit_id is missing"),
+    ] {
+        assert!(said(line, what), "{line} {what}: {shown:#?}");
+    }
+    assert_eq!(shown.len(), 7, "{shown:#?}");
+}
+
+#[test]
 fn files_that_are_no_toml_or_not_there_are_problems_too() {
-    let broken = "version = 1\n[agent\nid = 5\n";
-    let shown = problems(&[("agent.toml", broken)]);
-    assert!(shown.iter().any(|p| p.starts_with("agent.toml:2: this is not TOML: ")), "{shown:#?}");
+    // One problem with line and column, and none that only follows from it.
+    for (broken, place) in [
+        ("version = 1\n[agent\nid = 5\nfruit = 1\n", "agent.toml:2: column 7: this is not TOML: "),
+        (
+            "version = 1\n[kafka]\nbrokers = [\"a:1\"\n[[bus]]\nname = 1\n",
+            "agent.toml:4: column 1: this is not TOML: ",
+        ),
+        ("version = 1\n[agent]\nid = \"é\nsite = \"h\"\n", "agent.toml:3: column "),
+    ] {
+        let shown = problems(&[("agent.toml", broken), ("conf.d/a.toml", "fruit = 1\n")]);
+        assert!(matches!(&shown[..], [one] if one.starts_with(place)), "{broken}: {shown:#?}");
+    }
+    let shown =
+        problems(&[("agent.toml", "x = \n"), ("conf.d/a.toml", "y = 1\nx\n"), ("conf.d/b.toml", "z = 1\n")]);
+    let files: Vec<_> = shown.iter().filter_map(|problem| problem.split(": column").next()).collect();
+    assert_eq!(files, ["agent.toml:1", "conf.d/a.toml:2"], "each file's first: {shown:#?}");
     let error = Config::load(Path::new("/nonexistent/agent.toml")).unwrap_err();
     assert!(error.to_string().starts_with("agent.toml: /nonexistent/agent.toml cannot be read ("), "{error}");
     assert!(error.to_string().ends_with("\n1 problem; nothing was started"));

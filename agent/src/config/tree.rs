@@ -71,20 +71,35 @@ impl Lines {
         Self { file, starts }
     }
 
+    /// Gives the column of a place, in characters from 1.
+    fn column(&self, text: &str, place: usize) -> usize {
+        let line = self.starts.partition_point(|&start| start <= place).saturating_sub(1);
+        let start = self.starts.get(line).copied().unwrap_or(0);
+        text.get(start..place).map_or(0, |before| before.chars().count()) + 1
+    }
+
     fn at(&self, place: usize) -> At {
         At { file: Arc::clone(&self.file), line: self.starts.partition_point(|&start| start <= place) }
     }
 }
 
-/// Reads a whole file; what is not TOML is reported.
-pub(super) fn parse(file: Arc<str>, text: &str, sink: &Sink) -> Table {
+/// Reads a whole file. Of one that is not TOML the first place is reported: what seems wrong behind it may
+/// only follow from it.
+pub(super) fn parse(file: Arc<str>, text: &str, sink: &Sink) -> Option<Table> {
     let lines = Lines::new(Arc::clone(&file), text);
-    let (table, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
-        let at = error.span().map_or_else(|| lines.at(0), |span| lines.at(span.start));
-        sink.report(&at, "", format!("this is not TOML: {}", error.message()));
+    match DeTable::parse(text) {
+        Ok(table) => Some(table_of(table.get_ref(), At { file, line: 1 }, &lines)),
+        Err(error) => {
+            let place = error.span().map_or(0, |span| span.start);
+            let column = lines.column(text, place);
+            sink.report(
+                &lines.at(place),
+                "",
+                format!("column {column}: this is not TOML: {}", error.message()),
+            );
+            None
+        }
     }
-    table_of(table.get_ref(), At { file, line: 1 }, &lines)
 }
 
 /// Reads one value, for a cell of a CSV file; `None` if the text is no TOML value.

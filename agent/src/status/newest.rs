@@ -9,7 +9,7 @@ use millrace_protocol::{Category, Cell, LayoutId, MachineName, StreamRow, Value}
 use serde::Serialize;
 
 use crate::clock::rfc3339;
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, NewTags};
 
 /// So many tags are shown at most; a gateway that has more has them in the lake.
 const TAGS_MAX: usize = 50_000;
@@ -27,6 +27,8 @@ pub struct NewestPoint {
     pub time: String,
     /// The value; null if the quality is not good.
     pub value: serde_json::Value,
+    /// The unit's symbol, where it is known.
+    pub unit: Option<String>,
     /// How far it can be trusted, and if not, why.
     pub quality: String,
 }
@@ -41,6 +43,8 @@ pub struct Newest {
 struct Table {
     streams: BTreeMap<(MachineName, Category), Tags>,
     count: usize,
+    /// Of tags that have one.
+    units: HashMap<(MachineName, Category), HashMap<Arc<str>, Arc<str>>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,8 +61,22 @@ impl Newest {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes the units of tags.
+    pub fn learn(&self, streams: &[NewTags]) {
+        let mut table = self.lock();
+        for stream in streams {
+            let with_unit =
+                stream.tags.iter().filter_map(|tag| Some((Arc::clone(&tag.name), tag.unit.clone()?)));
+            let key = (stream.machine.clone(), stream.category.clone());
+            table.units.entry(key).or_default().extend(with_unit);
+        }
+    }
+
     /// Looks at a delivery.
     pub fn observe(&self, delivery: &Delivery) {
+        if !delivery.new_tags.is_empty() {
+            self.learn(&delivery.new_tags);
+        }
         let mut table = self.lock();
         for row in &delivery.rows {
             table.observe(row);
@@ -70,7 +88,8 @@ impl Newest {
     pub fn points(&self) -> Vec<NewestPoint> {
         let table = self.lock();
         let mut all = Vec::with_capacity(table.count);
-        for ((machine, category), tags) in &table.streams {
+        for (key @ (machine, category), tags) in &table.streams {
+            let units = table.units.get(key);
             let mut points: Vec<_> = tags.points.iter().collect();
             points.sort_by(|(a, ..), (b, ..)| a.cmp(b));
             for (tag, time_us, cell) in points {
@@ -85,6 +104,7 @@ impl Newest {
                     tag: tag.to_string(),
                     time: rfc3339(*time_us),
                     value,
+                    unit: units.and_then(|units| units.get(tag)).map(ToString::to_string),
                     quality,
                 });
             }

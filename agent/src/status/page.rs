@@ -6,6 +6,8 @@ use super::{Level, NewestPoint, Snapshot};
 
 /// So many newest values are shown; all of them stand in `/api/tags`.
 const VALUES_MAX: usize = 200;
+/// More than a sensor has.
+const SIGNIFICANT_DIGITS: f64 = 7.0;
 
 const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
 <meta http-equiv=\"refresh\" content=\"5\"><meta name=\"viewport\" content=\"width=device-width\">\
@@ -34,6 +36,7 @@ fn table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<Cell>
                 Cell::Text(text) => write!(out, "<td>{}</td>", escape(&text)),
                 Cell::Number(number) => write!(out, "<td class=\"n\">{number}</td>"),
                 Cell::Signed(number) => write!(out, "<td class=\"n\">{number}</td>"),
+                Cell::Figure(number) => write!(out, "<td class=\"n\">{number}</td>"),
             };
         }
         out.push_str("</tr>");
@@ -45,6 +48,8 @@ enum Cell {
     Text(String),
     Number(u64),
     Signed(i64),
+    /// A number as text.
+    Figure(String),
 }
 
 fn text(value: impl ToString) -> Cell {
@@ -141,20 +146,67 @@ fn books(out: &mut String, snapshot: &Snapshot) {
     table(out, &header, transport);
 }
 
+/// Writes a number with the digits that matter to a person: seven, or three behind the point where there are
+/// more before it. What a scale or a narrow type leaves behind them is not data; `/api/tags` has all of it.
+fn figure(number: &serde_json::Number) -> String {
+    let Some(float) = number.as_f64().filter(|f| number.is_f64() && *f != 0.0) else {
+        return number.as_f64().filter(|f| *f == 0.0).map_or_else(|| number.to_string(), |_| "0".to_owned());
+    };
+    let exponent = float.abs().log10().floor();
+    if !(-5.0..15.0).contains(&exponent) {
+        return format!("{float:.6e}");
+    }
+    // Between 3 and 11.
+    let decimals = (SIGNIFICANT_DIGITS - 1.0 - exponent).max(3.0) as usize;
+    let text = format!("{float:.decimals$}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 fn values(out: &mut String, newest: &[NewestPoint]) {
     out.push_str("<h2>Newest values</h2>");
     let row = |point: &NewestPoint| {
         let value = match &point.value {
-            serde_json::Value::Null => "–".to_owned(),
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
+            serde_json::Value::Null => text("–"),
+            serde_json::Value::String(word) => text(word),
+            serde_json::Value::Number(number) => Cell::Figure(figure(number)),
+            other => text(other),
         };
         let names = [text(&point.machine), text(&point.category), text(&point.tag)];
-        names.into_iter().chain([text(value), text(&point.quality), text(&point.time)]).collect()
+        let unit = text(point.unit.as_deref().unwrap_or_default());
+        names.into_iter().chain([value, unit, text(&point.quality), text(&point.time)]).collect()
     };
-    let header = ["Machine", "Category", "Tag", "Value", "Quality", "Time"];
+    let header = ["Machine", "Category", "Tag", "Value", "Unit", "Quality", "Time"];
     table(out, &header, newest.iter().take(VALUES_MAX).map(row));
     if newest.len() > VALUES_MAX {
         let _ = write!(out, "<p>{} more in /api/tags</p>", newest.len() - VALUES_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_the_digits_that_matter() {
+        let table = [
+            (23.400000000000002, "23.4"),
+            (1.0000000149011612, "1"),
+            (0.30000000000000004, "0.3"),
+            (-17.499999999999996, "-17.5"),
+            (12345678.5, "12345678.5"),
+            (16777216.0, "16777216"),
+            (100.0, "100"),
+            (0.0, "0"),
+            (-0.0, "0"),
+            (0.000123456789, "0.0001234568"),
+            (1e-12, "1.000000e-12"),
+            (6.5e300, "6.500000e300"),
+            (999_999.999_999_9, "1000000"),
+        ];
+        for (value, expected) in table {
+            let number = serde_json::Number::from_f64(value).unwrap();
+            assert_eq!(figure(&number), expected, "{value}");
+        }
+        assert_eq!(figure(&u64::MAX.into()), "18446744073709551615", "whole numbers stay whole");
     }
 }

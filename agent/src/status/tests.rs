@@ -102,6 +102,22 @@ fn the_newest_value_of_a_tag_stays_until_a_newer_point_comes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_address_answers() {
     let newest = Newest::default();
+    let tag = millrace_protocol::BirthTag {
+        name: "pressure".into(),
+        value_type: None,
+        unit: Some("bar".into()),
+        source: "".into(),
+        reporting: millrace_protocol::Reporting::Cyclic { interval_us: 1 },
+        hold_us: 1,
+        counter_modulus: None,
+    };
+    let stream = crate::delivery::NewTags {
+        machine: "hall3/press-03".parse().unwrap(),
+        category: "telemetry".parse().unwrap(),
+        tags: vec![tag].into(),
+        attributes: Vec::new(),
+    };
+    newest.learn(&[stream]);
     newest.observe(&delivery(2_000_000, vec![Cell::Good(Value::F32(0.1)), Cell::Good(Value::F32(2.0))]));
     let view = View {
         agent: "gw".to_owned(),
@@ -128,6 +144,10 @@ async fn every_address_answers() {
     assert_eq!((health.status, health.waiting_rows, health.kafka.as_str()), (Level::Ok, 4, "up"));
     let tags: serde_json::Value = serde_json::from_str(&get("/api/tags").await).unwrap();
     assert_eq!(tags["tags"][1]["tag"], "pressure");
+    assert_eq!(
+        (&tags["tags"][1]["unit"], &tags["tags"][0]["unit"]),
+        (&"bar".into(), &serde_json::Value::Null)
+    );
     let metrics = get("/metrics").await;
     for line in [
         "millrace_agent_source_due_points_total{machine=\"hall3/press-03\"} 10",
@@ -138,6 +158,7 @@ async fn every_address_answers() {
         assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
     }
     let page = get("/").await;
+    assert!(page.contains("<td class=\"n\">0.1</td><td>bar</td><td>good</td>"), "{page}");
     assert!(page.contains("all is well") && page.contains("&lt;b&gt;temp&lt;/b&gt;"), "{page}");
     stop.cancel();
     server.await.unwrap().unwrap();

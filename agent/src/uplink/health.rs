@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Whether Kafka can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,21 +114,38 @@ impl Monitor {
     pub(super) fn link_down(&self, reason: &str) {
         let mut shared = self.lock();
         if shared.health.link != Link::Down {
-            shared.health.link = Link::Down;
+            let was = std::mem::replace(&mut shared.health.link, Link::Down);
             shared.health.trouble.get_or_insert_with(|| reason.to_owned());
+            let is_said = was == Link::Connecting && !shared.logged.is_empty();
             drop(shared);
-            warn!(reason, "no Kafka broker can be reached; rows stay on disk");
+            if !is_said {
+                warn!(reason, "no Kafka broker can be reached; rows stay on disk");
+            }
         }
     }
 
-    /// Notes trouble of a kind; it is logged once until the link is up again.
-    pub(super) fn link_trouble(&self, kind: &str, reason: &str) {
+    /// Notes what librdkafka says of a connection. One of several brokers may be away while the others serve;
+    /// if none is left, it says that too, and that is what a person must know.
+    pub(super) fn connection_trouble(&self, kind: &str, reason: &str) {
         let mut shared = self.lock();
-        // One of several brokers may be away while the others serve.
         if shared.health.link != Link::Up {
             shared.health.trouble = Some(reason.to_owned());
         }
-        if !shared.logged.iter().any(|k| k == kind) {
+        drop(shared);
+        debug!(kind, reason, "trouble with a connection to Kafka");
+    }
+
+    /// Notes trouble of a kind; it is logged once until the link is up again. While no broker can be reached
+    /// that was said, and what follows from it is no news.
+    pub(super) fn link_trouble(&self, kind: &str, reason: &str) {
+        let mut shared = self.lock();
+        if shared.health.link != Link::Up {
+            shared.health.trouble = Some(reason.to_owned());
+        }
+        if shared.health.link == Link::Down {
+            drop(shared);
+            debug!(kind, reason, "trouble with Kafka");
+        } else if !shared.logged.iter().any(|k| k == kind) {
             shared.logged.push(kind.to_owned());
             drop(shared);
             warn!(kind, reason, "trouble with Kafka");
@@ -157,14 +174,14 @@ mod tests {
     fn health_is_degraded_while_kafka_is_away_and_good_after_a_delivery() {
         let monitor = Monitor::default();
         assert!(!monitor.health().is_degraded(), "a start is no trouble");
-        monitor.link_trouble("Resolve", "name not known");
+        monitor.connection_trouble("Resolve", "name not known");
         monitor.link_down("1/1 brokers are down");
         let health = monitor.health();
         assert!(health.is_degraded());
         assert_eq!((health.link, health.trouble.as_deref()), (Link::Down, Some("name not known")));
         monitor.link_up();
         assert!(!monitor.health().is_degraded());
-        monitor.link_trouble("Transport", "one of three is away");
+        monitor.connection_trouble("Transport", "one of three is away");
         assert!(!monitor.health().is_degraded());
     }
 }

@@ -297,7 +297,9 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.monitor.link_down(reason),
-            code => self.monitor.link_trouble(&code.map_or_else(String::new, |c| c.to_string()), reason),
+            code => {
+                self.monitor.connection_trouble(&code.map_or_else(String::new, |c| c.to_string()), reason);
+            }
         }
     }
 }

@@ -6,22 +6,22 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-fn agent(arguments: &[&str]) -> Command {
+pub(crate) fn agent(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millrace-agent"));
     command.args(arguments).env_remove("MILLRACE_LOG");
     command
 }
 
-fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = agent(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))
 }
 
 /// Writes a configuration with a broker and a device that nobody runs.
-fn configuration(folder: &tempfile::TempDir) -> PathBuf {
+pub(crate) fn configuration(folder: &tempfile::TempDir) -> PathBuf {
     // A privileged port: a free one could be given to another test's server a moment later.
     let nobody = "127.0.0.1:1";
     let text = format!(
@@ -54,13 +54,13 @@ brokers = ["{nobody}"]
 }
 
 /// A running agent; killed when dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Running {
-    fn start(file: &std::path::Path) -> Self {
+    pub(crate) fn start(file: &std::path::Path) -> Self {
         let mut command = agent(&["run", "--config", file.to_str().unwrap()]);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
@@ -72,7 +72,7 @@ impl Running {
     }
 
     /// Waits until the log has a line with each of the parts, in whatever order, and gives these lines.
-    fn lines<const N: usize>(&self, parts: [&str; N]) -> [String; N] {
+    pub(crate) fn lines<const N: usize>(&self, parts: [&str; N]) -> [String; N] {
         let mut found = parts.map(|_| None);
         while found.iter().any(Option::is_none) {
             let line = self.lines.recv_timeout(PATIENCE);
@@ -84,6 +84,39 @@ impl Running {
             }
         }
         found.map(Option::unwrap_or_default)
+    }
+
+    /// Waits until it has started and gives the address of its pages.
+    pub(crate) fn address(&self) -> String {
+        let [started] = self.lines(["started"]);
+        let address = started.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next());
+        address.unwrap().trim_matches('"').to_owned()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads the log up to a line with this part and gives all of it.
+    pub(crate) fn log_to(&self, part: &str) -> Vec<String> {
+        let mut log: Vec<String> = Vec::new();
+        while log.last().is_none_or(|line| !line.contains(part)) {
+            let line = self.lines.recv_timeout(PATIENCE);
+            log.push(line.unwrap_or_else(|_| panic!("no line with {part:?}, only {log:#?}")));
+        }
+        log
+    }
+
+    /// Gives every line that was logged and not looked at, up to now.
+    pub(crate) fn logged(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
+    /// Sends a signal and waits for the end: the exit code, and how long it took.
+    pub(crate) fn signal(&mut self, name: &str) -> (Option<i32>, Duration) {
+        let begun = Instant::now();
+        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+        (self.child.wait().unwrap().code(), begun.elapsed())
     }
 }
 
@@ -139,10 +172,39 @@ fn sigterm_stops_within_five_seconds_while_kafka_is_away() {
         assert!(Instant::now() < deadline, "{code:?}: {out}{err}");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let begun = Instant::now();
-    let pid = running.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    let status = running.child.wait().unwrap();
-    assert_eq!(status.code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let (code, took) = running.signal("-TERM");
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn ctrl_c_stops_within_five_seconds_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = Running::start(&configuration(&folder));
+    running.address();
+    let (code, took) = running.signal("-INT");
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    running.lines(["SIGINT", "stopped"]);
+}
+
+#[test]
+fn a_second_agent_on_a_data_folder_is_told_of_the_first_and_not_of_its_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = configuration(&folder);
+    let running = Running::start(&file);
+    let address = running.address();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let same = folder.path().join("same.toml");
+    std::fs::write(&same, text.replace("127.0.0.1:0", &address)).unwrap();
+    let (code, _, err) = output(&["run", "--config", same.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("is in use by another agent") && !err.contains("[status] listen"), "{err}");
+    // With a folder of its own only the port is in the way.
+    let other = folder.path().join("other.toml");
+    let text = text.replace("127.0.0.1:0", &address).replace("/data\"", "/other\"");
+    std::fs::write(&other, text).unwrap();
+    let (code, _, err) = output(&["run", "--config", other.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains(&format!("[status] listen: {address} cannot be used")), "{err}");
 }

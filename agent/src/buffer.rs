@@ -15,6 +15,7 @@ use thiserror::Error;
 use crate::config::WhenFull;
 
 mod account;
+mod block;
 mod disk;
 mod entry;
 mod fold;

@@ -21,6 +21,7 @@ mod units;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_protocol::{AgentId, Category, MachineName};
@@ -193,7 +194,7 @@ pub struct Device {
     /// Attributes of the machine.
     pub attributes: BTreeMap<String, String>,
     /// The tags, in the order of the file, names unique.
-    pub tags: Vec<Tag>,
+    pub tags: Vec<Arc<Tag>>,
 }
 
 /// What a device takes in one request.
@@ -211,7 +212,7 @@ pub struct RequestLimits {
 #[derive(Debug, Clone)]
 pub struct Tag {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// The kind of data.
     pub category: Category,
     /// Which of the four tables.
@@ -324,7 +325,7 @@ pub enum Convert {
         offset: f64,
     },
     /// The text that stands for the raw integer; an unknown integer keeps its digits.
-    Enum(BTreeMap<i64, String>),
+    Enum(BTreeMap<i64, Arc<str>>),
     /// A counter: the raw value, with the modulus in the tag's birth.
     Counter {
         /// It starts anew at 0 after modulus − 1; `None` if nobody knows.

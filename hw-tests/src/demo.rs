@@ -45,7 +45,7 @@ pub enum Outcome {
 /// *Errors*: a program does not start, stops by itself, or does not recover; the text says which and
 /// shows the end of its log.
 pub fn run(options: Options) -> anyhow::Result<Outcome> {
-    let line = Line::start()?;
+    let line = Line::start(line::DEMO_PLANT)?;
     let folder = line.folder().to_owned();
     let outcome = show(line, options);
     if outcome.is_err() && programs::is_stopped() {

@@ -2,6 +2,7 @@
 //!
 //! The only module of the plant that names sqlx.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
@@ -36,14 +37,41 @@ impl Lake {
         Ok(row.try_get(0)?)
     }
 
-    /// Gives every good point.
+    /// Counts the points of each quality, by the quality's code.
+    ///
+    /// *Errors*: the view `point` is not there.
+    pub async fn qualities(&mut self) -> anyhow::Result<BTreeMap<u8, i64>> {
+        let rows = sqlx::query("SELECT quality, count(*) FROM point GROUP BY quality")
+            .fetch_all(&mut self.connection)
+            .await
+            .context("counting qualities")?;
+        rows.iter().map(|row| Ok((u8::try_from(row.try_get::<i64, _>(0)?)?, row.try_get(1)?))).collect()
+    }
+
+    /// Gives rows and last sequence of every stream of `millrace-plant load`.
+    ///
+    /// *Errors*: a table is not there.
+    pub async fn load_streams(&mut self) -> anyhow::Result<Vec<(i64, i64)>> {
+        let rows = sqlx::query(
+            "SELECT count(*), max(r.seq) FROM reading r JOIN machine m USING (machine_id) \
+             WHERE m.name LIKE 'load/%' GROUP BY r.stream_id",
+        )
+        .fetch_all(&mut self.connection)
+        .await
+        .context("counting the load's rows")?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+
+    /// Gives every good point of a plant's machines; those of a load stand in no plant's log.
     ///
     /// *Errors*: the view `point` is not there or has a value of a type that no lake has.
     pub async fn good_points(&mut self) -> anyhow::Result<Vec<LakePoint>> {
-        let rows = sqlx::query("SELECT machine, tag, ts, value, text FROM point WHERE quality = 0")
-            .fetch_all(&mut self.connection)
-            .await
-            .context("reading the view point")?;
+        let rows = sqlx::query(
+            "SELECT machine, tag, ts, value, text FROM point WHERE quality = 0 AND machine NOT LIKE 'load/%'",
+        )
+        .fetch_all(&mut self.connection)
+        .await
+        .context("reading the view point")?;
         rows.iter()
             .map(|row| {
                 let number = row.try_get_raw("value")?;

@@ -19,11 +19,13 @@ pub mod collector;
 pub mod dice;
 pub mod disk;
 pub mod features;
+pub mod functions;
 pub mod kafka;
 pub mod many;
 #[path = "../../collector/preprocess/tests/it/oracle.rs"]
 mod oracle;
 pub mod plant;
+pub mod tally;
 pub mod time;
 pub mod truth;
 pub mod values;
@@ -39,12 +41,15 @@ use millrace_collector::config::Limits;
 use millrace_collector::flush::Settings;
 use millrace_preprocess::{Catalog, SourceFile, compile};
 
-use character::Tally;
 use check::{Counts, Finding, Findings};
 use events::Sim;
+use tally::Tally;
 
 /// The views that are computed.
 const VIEWS: &str = include_str!("sim/views.toml");
+/// Where a view has a feature for each function of the language.
+const EVERY_SLIDING: &str = "# every function\n";
+const EVERY_LATEST: &str = "# every function of an instant\n";
 /// What is further ahead of its append time is not believed.
 const AHEAD: Duration = Duration::from_secs(86_400);
 /// A stream without a sign of life is given up.
@@ -117,6 +122,9 @@ pub struct Outcome {
     pub counts: Counts,
     /// How often what happened: for the reader who wonders whether a fault was tried at all.
     pub events: Tally,
+    /// How many values of each function were compared that are not NULL: with the batch driver's by kind of window, and
+    /// with the oracle's.
+    pub functions: Tally,
 }
 
 /// Runs one seed.
@@ -137,9 +145,9 @@ pub fn run_in(folder: &Path, seed: u64, options: Options) -> anyhow::Result<Outc
     sim.play()?;
     sim.drain()?;
     let mut findings = Findings::default();
-    let mut counts = Counts::default();
-    sim.check(&settings, &mut counts, &mut findings)?;
-    Ok(Outcome { findings: findings.0, counts, events: sim.tally })
+    let (mut counts, mut functions) = (Counts::default(), Tally::default());
+    sim.check(&settings, (&mut counts, &mut functions), &mut findings)?;
+    Ok(Outcome { findings: findings.0, counts, events: sim.tally, functions })
 }
 
 /// In memory where the system offers it: a seed writes as often as a gateway in an hour.
@@ -158,6 +166,7 @@ fn settings(options: Options) -> anyhow::Result<Settings> {
         // The `latest` view stands last in the file.
         VIEWS.rsplit_once("[[feature_view]]").map_or_else(String::new, |(others, _)| others.to_owned())
     };
+    let text = text.replace(EVERY_LATEST, functions::LATEST).replace(EVERY_SLIDING, functions::SLIDING);
     let catalog: Catalog = compile(&[SourceFile { name: "views.toml".to_owned(), text }], &|name| {
         Err(format!("{name} is not part of the simulation"))
     })

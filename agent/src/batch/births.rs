@@ -16,7 +16,7 @@ impl Batch {
         for (machine, category, birth) in self.buffer.births() {
             known.insert((machine, category), birth);
         }
-        for new in &self.options.streams {
+        for new in std::mem::take(&mut self.options.streams) {
             let attributes = new.attributes.iter().cloned().collect();
             let birth = Birth { tags: new.tags.to_vec(), attributes, ..Birth::default() };
             known.insert((new.machine.clone(), new.category.clone()), birth);

@@ -185,7 +185,7 @@ fn verify_segment(
             wrong = Some(format!("entry {expected} is missing"));
         } else {
             let layout = |id: LayoutId| Layout::decode(layouts.get(&id.0)?).ok().filter(|l| l.id() == id);
-            match verify_entry(&bytes, layout) {
+            match verify_entry(bytes, layout) {
                 Ok(head) => heads.extend(head.map(|head| (number, head))),
                 Err(what) => wrong = Some(format!("entry {number}: {what}")),
             }
@@ -206,9 +206,8 @@ fn verify_entry(
     layout: impl Fn(LayoutId) -> Option<Layout>,
 ) -> Result<Option<RowsHead>, String> {
     let Some(entry) = Entry::read(bytes) else { return Err("it is not readable".to_owned()) };
-    let Entry::Rows(head, packed) = entry else { return Ok(None) };
-    let item = packed.unpack().ok_or("its item does not decompress")?;
-    let item = Item::decode(&item).map_err(|e| e.to_string())?;
+    let Entry::Rows(head, item) = entry else { return Ok(None) };
+    let item = Item::decode(item).map_err(|e| e.to_string())?;
     if item.seq_range() != Some((head.first_seq, head.last_seq())) {
         return Err("it announces other rows than it holds".to_owned());
     }

@@ -1,6 +1,6 @@
 //! The buffer's manifest: what must survive the dropping of segments (D4, D6, D7).
 //!
-//! One JSON file, replaced whole. It is written at start, when a segment is begun, removed, dropped or
+//! One JSON file, compressed, replaced whole. It is written at start, when a segment is begun, removed, dropped or
 //! set aside, and at a clean stop; `folded_to` names the last entry that it counts, and the entries
 //! after it are folded in when the buffer is opened. Invariant: a loss stands here before its segment
 //! is removed.
@@ -17,7 +17,8 @@ use super::notice::{Notice, NoticeBody};
 use super::state::{Amount, Contents, SegmentState, Source, State};
 use crate::delivery::SourceCounts;
 
-pub(super) const FILE: &str = "manifest.json";
+pub(super) const FILE: &str = "manifest.json.zst";
+const ZSTD_LEVEL: i32 = 1;
 const VERSION: u32 = 1;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,9 +27,7 @@ struct StreamEntry {
     #[serde(flatten)]
     name: StreamName,
     numbered: Amount,
-    /// `None` in a manifest of before it was counted.
-    #[serde(default)]
-    acknowledged: Option<Amount>,
+    acknowledged: Amount,
     dropped: Amount,
     set_aside: Amount,
     newest_us: Option<i64>,
@@ -38,8 +37,8 @@ struct StreamEntry {
 struct BirthEntry {
     machine: MachineName,
     category: Category,
-    /// The item in hexadecimal; the next epoch's birth begins with its tags.
-    item: String,
+    /// The item; the next epoch's birth begins with its tags.
+    item: Hex,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,8 +58,8 @@ struct SegmentEntry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum NoticeEntry {
-    Birth { stream: u32, item: String },
-    Clock { stream: u32, item: String },
+    Birth { stream: u32, item: Hex },
+    Clock { stream: u32, item: Hex },
     Loss { stream: u32, reason: u64, ranges: Vec<(u64, u64)>, open_from: Option<u64>, points: u64 },
 }
 
@@ -71,6 +70,30 @@ pub(super) struct PassingEntry {
     pub(super) from: u64,
     pub(super) to: u64,
     pub(super) points: u64,
+}
+
+/// Bytes, in hexadecimal in the file.
+#[derive(Debug, Clone)]
+struct Hex(Vec<u8>);
+
+impl Serialize for Hex {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Digit by digit: births of a large gateway take a megabyte as text.
+        serializer.collect_str(self)
+    }
+}
+
+impl std::fmt::Display for Hex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        unhex(&text).map(Self).ok_or_else(|| serde::de::Error::custom("no hexadecimal digits"))
+    }
 }
 
 /// Everything the manifest says.
@@ -109,7 +132,9 @@ impl Manifest {
             Err(e) => return Err(BufferError::io("reading", &path, e)),
         };
         let wrong = |what: String| BufferError::Manifest { path: path.clone(), what };
-        let manifest: Self = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+        let json = zstd::stream::Decoder::new(text.as_slice()).map_err(|e| wrong(e.to_string()))?;
+        let manifest: Self =
+            serde_json::from_reader(std::io::BufReader::new(json)).map_err(|e| wrong(e.to_string()))?;
         if manifest.version != VERSION {
             return Err(wrong(format!("is of version {}; this program reads {VERSION}", manifest.version)));
         }
@@ -122,7 +147,7 @@ impl Manifest {
             number,
             name: StreamName::from(&s.id),
             numbered: s.numbered,
-            acknowledged: Some(s.acknowledged),
+            acknowledged: s.acknowledged,
             dropped: s.dropped,
             set_aside: s.set_aside,
             newest_us: s.newest_us,
@@ -130,7 +155,7 @@ impl Manifest {
         let births = state.births.iter().map(|((machine, category), item)| BirthEntry {
             machine: machine.clone(),
             category: category.clone(),
-            item: hex(item),
+            item: Hex(item.clone()),
         });
         let sources = state.sources.iter().map(|(machine, s)| SourceEntry {
             machine: machine.clone(),
@@ -173,20 +198,17 @@ impl Manifest {
         self.segments.iter().map(|s| s.first).max()
     }
 
-    /// Tells whether it counts what Kafka has of every stream.
-    pub(super) fn counts_acknowledged(&self) -> bool {
-        self.streams.iter().all(|stream| stream.acknowledged.is_some())
-    }
-
     /// Gives what it says was set aside, by stream.
     pub(super) fn set_aside(&self) -> BTreeMap<u32, Amount> {
         self.streams.iter().map(|stream| (stream.number, stream.set_aside)).collect()
     }
 
-    /// Gives the bytes of the file.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        #[expect(clippy::expect_used, reason = "numbers and texts always have a JSON form")]
-        serde_json::to_vec(self).expect("numbers and texts always have a JSON form")
+    /// Gives the bytes of the file. Compressed: it is written with every segment, and births of a large gateway are
+    /// long and alike.
+    pub(super) fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
+        let mut file = zstd::stream::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+        serde_json::to_writer(&mut file, self)?;
+        file.finish()
     }
 
     /// Puts everything into a state that is empty; segments come without their databases.
@@ -195,7 +217,7 @@ impl Manifest {
             state.insert_stream(entry.number, entry.name.clone().into());
             if let Some(stream) = state.streams.get_mut(&entry.number) {
                 stream.numbered = entry.numbered;
-                stream.acknowledged = entry.acknowledged.unwrap_or_default();
+                stream.acknowledged = entry.acknowledged;
                 stream.dropped = entry.dropped;
                 stream.set_aside = entry.set_aside;
                 stream.newest_us = entry.newest_us;
@@ -203,9 +225,7 @@ impl Manifest {
         }
         state.next_stream = state.next_stream.max(self.next_stream);
         for entry in &self.births {
-            if let Some(item) = unhex(&entry.item) {
-                state.births.insert((entry.machine.clone(), entry.category.clone()), item);
-            }
+            state.births.insert((entry.machine.clone(), entry.category.clone()), entry.item.0.clone());
         }
         for entry in &self.sources {
             let (due, good, bad, skipped, suppressed) = entry.counts;
@@ -234,8 +254,8 @@ impl NoticeEntry {
     fn of(notice: &Notice) -> Self {
         let stream = notice.stream;
         match &notice.body {
-            NoticeBody::Birth(item) => Self::Birth { stream, item: hex(item) },
-            NoticeBody::Clock(item) => Self::Clock { stream, item: hex(item) },
+            NoticeBody::Birth(item) => Self::Birth { stream, item: Hex(item.clone()) },
+            NoticeBody::Clock(item) => Self::Clock { stream, item: Hex(item.clone()) },
             NoticeBody::Loss { reason, ranges, open_from, points } => Self::Loss {
                 stream,
                 reason: reason.code(),
@@ -264,8 +284,6 @@ impl NoticeEntry {
     }
 }
 
-fn restore(state: &mut State, stream: u32, item: &str, body: fn(Vec<u8>) -> NoticeBody) {
-    if let Some(item) = unhex(item) {
-        state.push_notice(Notice { stream, body: body(item), in_flight: false });
-    }
+fn restore(state: &mut State, stream: u32, item: &Hex, body: fn(Vec<u8>) -> NoticeBody) {
+    state.push_notice(Notice { stream, body: body(item.0.clone()), in_flight: false });
 }

@@ -71,7 +71,7 @@ pub(super) fn find(
         Err(error @ BufferError::Manifest { .. }) => {
             if purpose == Purpose::Run {
                 tracing::error!(%error, "the manifest is set aside; the books begin anew from the segments");
-                let (from, to) = (folder.join(manifest::FILE), folder.join("bad-manifest.json"));
+                let (from, to) = (folder.join(manifest::FILE), folder.join("bad-manifest.json.zst"));
                 std::fs::rename(&from, &to).map_err(|e| BufferError::io("renaming", &from, e))?;
             }
             None
@@ -213,7 +213,7 @@ impl Finder<'_> {
         let folded_to = self.folded_to;
         let mut entries = Vec::new();
         segment.entries(first..=last, |number, bytes| {
-            let body = match Entry::read(&bytes) {
+            let body = match Entry::read(bytes) {
                 Some(Entry::Rows(head, _)) => Body::Rows(head),
                 Some(Entry::Note(note)) if number > folded_to => Body::Note(note),
                 Some(Entry::Note(_)) => Body::Counted,
@@ -354,8 +354,7 @@ impl Finder<'_> {
 
     /// Settles what Kafka has of every stream, as the manifest and the notes after it count it.
     fn reckon(&mut self) {
-        let counted = self.manifest.filter(|manifest| manifest.counts_acknowledged());
-        let set_aside = counted.map(Manifest::set_aside);
+        let set_aside = self.manifest.map(Manifest::set_aside);
         let waiting = self.state.waiting();
         for (number, stream) in &mut self.state.streams {
             let waiting = waiting.get(number).copied().unwrap_or_default();
@@ -367,7 +366,7 @@ impl Finder<'_> {
                     let twice = stream.accounted(waiting).less(stream.numbered);
                     stream.set_aside = stream.set_aside.less(twice.at_most(new));
                 }
-                // Nothing else says what became of rows that the manifest counted.
+                // Without a manifest nothing else says what became of rows that stand in no segment.
                 None => {
                     let left = stream.numbered.less(stream.dropped).less(stream.set_aside);
                     stream.acknowledged = left.less(waiting);

@@ -166,14 +166,11 @@ impl BufferReader {
             if is_damaged || next.skip.contains(number) {
                 return !is_damaged;
             }
-            match Entry::read(&entry) {
-                Some(Entry::Rows(head, packed)) => match packed.unpack() {
-                    Some(item) => {
-                        bytes += item.len();
-                        read.push((number, head, item));
-                    }
-                    None => is_damaged = true,
-                },
+            match Entry::read(entry) {
+                Some(Entry::Rows(head, item)) => {
+                    bytes += item.len();
+                    read.push((number, head, item.to_vec()));
+                }
                 // A note that is not acknowledged stands where rows stood: the books will lack them.
                 Some(Entry::Note(_)) => without_rows.push(number),
                 None => is_damaged = true,
@@ -405,7 +402,7 @@ pub(super) fn heads(
     segment.entries(range, |number, entry| {
         is_whole = number == expected;
         expected = number + 1;
-        match Entry::read(&entry) {
+        match Entry::read(entry) {
             Some(Entry::Rows(head, _)) if wanted.contains(number) => heads.push(head),
             Some(_) => {}
             None => is_whole = false,

@@ -3,7 +3,7 @@
 //! Two rules keep a power cut from costing anything, both measured: after `flush()` the database's file
 //! is synchronised by an `fdatasync` of our own, because sled's flush does not reach the disk; and no
 //! value is larger than [`VALUE_MAX_BYTES`], because a page of sixteen values must stay below a quarter
-//! of sled's segment, else it goes to a file that sled never synchronises. A larger entry stands as
+//! of sled's segment, else it goes to a file that sled never synchronises. A larger block stands as
 //! numbered parts in one batch. Invariant: what [`Segment::append`] has returned from is on the disk
 //! whole; what it has not is there whole or not at all.
 
@@ -17,6 +17,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use super::BufferError;
+use super::block::{Unpacker, next_entry};
 use super::disk::{Disk, Step, file_bytes, folder_bytes, sync_folder};
 
 /// No value of the database is larger (D6 allows 8 KB; sixteen of these and their keys fill a page to
@@ -61,8 +62,8 @@ pub(super) struct Writes {
 }
 
 impl Writes {
-    /// Adds an entry, in parts if it is large.
-    pub(super) fn entry(&mut self, number: u64, bytes: &[u8]) {
+    /// Adds a block by the number of its first entry, in parts if it is large.
+    pub(super) fn block(&mut self, number: u64, bytes: &[u8]) {
         self.put(b'e', number, bytes);
     }
 
@@ -147,36 +148,51 @@ impl Segment {
         self.disk.at(Step::Synced, &self.folder)
     }
 
-    /// Reads whole entries of a range in order, until the caller has enough (`false`).
+    /// Reads the entries of a range in order, until the caller has enough (`false`). A block that is damaged
+    /// comes as one empty entry, which is none.
     ///
     /// *Errors*: [`BufferError::Sled`], [`BufferError::Damaged`].
     pub(super) fn entries(
         &self,
         range: RangeInclusive<u64>,
-        mut each: impl FnMut(u64, Vec<u8>) -> bool,
+        mut each: impl FnMut(u64, &[u8]) -> bool,
     ) -> Result<(), BufferError> {
-        let bounds = key(b'e', *range.start(), 0)..=key(b'e', *range.end(), u16::MAX);
+        let mut unpacker = Unpacker::new().map_err(|e| BufferError::io("reading", &self.folder, e))?;
+        let (start, end) = (*range.start(), *range.end());
+        let mut hand_over = |first: u64, block: &[u8]| {
+            let Some(entries) = unpacker.entries(block) else { return each(first.max(start), &[]) };
+            let (mut rest, mut number) = (entries.as_slice(), first);
+            while !rest.is_empty() {
+                let Some(entry) = next_entry(&mut rest) else { return each(number.max(start), &[]) };
+                if range.contains(&number) && !each(number, entry) {
+                    return false;
+                }
+                number = number.saturating_add(1);
+            }
+            true
+        };
         self.guarded("reading", |db| {
+            // The first entry may stand in the middle of a block.
+            let before = db.range(key(b'e', 0, 0)..=key(b'e', start, u16::MAX)).next_back().transpose()?;
+            let from = before.and_then(|(key, _)| parse_key(&key)).map_or(start, |(number, _)| number);
             let mut open: Option<(u64, Vec<u8>)> = None;
-            for pair in db.range(bounds.clone()) {
+            for pair in db.range(key(b'e', from, 0)..=key(b'e', end, u16::MAX)) {
                 let (key, value) = pair?;
                 let (Some((number, part)), Some((&last, bytes))) = (parse_key(&key), value.split_first())
                 else {
                     continue;
                 };
-                let mut entry = match open.take() {
-                    Some((before, entry)) if before == number && part > 0 => entry,
+                let mut block = match open.take() {
+                    Some((before, block)) if before == number && part > 0 => block,
                     // Parts whose beginning or end is missing were never confirmed.
                     _ if part > 0 => continue,
                     _ => Vec::with_capacity(bytes.len()),
                 };
-                entry.extend_from_slice(bytes);
-                if last == PART_LAST {
-                    if !each(number, entry) {
-                        return Ok(());
-                    }
-                } else {
-                    open = Some((number, entry));
+                block.extend_from_slice(bytes);
+                if last != PART_LAST {
+                    open = Some((number, block));
+                } else if !hand_over(number, &block) {
+                    return Ok(());
                 }
             }
             Ok(())

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use millrace_protocol::{IntervalSet, LayoutId, LossReason};
 
+use super::block::Packer;
 use super::disk::Disk;
-use super::entry::{Note, NoteLoss, Packer, RowsHead, StreamName, delta_of, hex};
+use super::entry::{Note, NoteLoss, RowsHead, StreamName, delta_of, hex, note_entry, rows_entry};
 use super::group::{Flushed, Group, NewRows};
 use super::manifest::{self, Manifest};
 use super::open::segment_folder;
@@ -21,7 +22,7 @@ use super::state::{Amount, Flight, SegmentState};
 use super::{BufferError, OpenOptions, Shared};
 
 /// A segment is closed when its log takes this much. *Units*: bytes.
-const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// A small cap is cut into at least this many segments, so that a drop takes a small part of it.
 const SEGMENTS_MIN: u64 = 12;
 /// sled's log grows by whole segments of its own. *Units*: bytes.
@@ -124,7 +125,7 @@ impl Buffer {
         self.disk.make_folder(&folder)?;
         let segment = Segment::open(&self.disk, &folder)?;
         let mut writes = Writes::default();
-        writes.entry(first, &self.pack_note(&note)?);
+        self.pack_entries(first, &[], &note, &mut writes)?;
         segment.append(&writes)?;
         {
             let mut state = self.shared.lock();
@@ -153,21 +154,36 @@ impl Buffer {
         if folder.exists() { self.disk.remove_folder(folder) } else { Ok(()) }
     }
 
-    fn pack_note(&mut self, note: &Note) -> Result<Vec<u8>, BufferError> {
-        self.packer.note(note).map_err(|e| BufferError::io("packing a note for", &self.folder, e))
+    fn pack_entries(
+        &mut self,
+        first: u64,
+        rows: &[NewRows],
+        note: &Note,
+        writes: &mut Writes,
+    ) -> Result<(), BufferError> {
+        let rows = rows.iter().map(|row| rows_entry(&row.head(), &row.item));
+        note_entry(note)
+            .and_then(|note| self.packer.pack(first, rows.chain([note]), writes))
+            .map_err(|e| BufferError::io("packing entries for", &self.folder, e))
     }
 
     /// Replaces the manifest by the state as it is now.
     pub(super) fn checkpoint(&mut self) -> Result<(), BufferError> {
-        let (bytes, acknowledged) = {
+        let (manifest, acknowledged) = {
             let mut state = self.shared.lock();
             state.retire();
             let acknowledged: Vec<(u32, Amount)> =
                 state.streams.iter().map(|(&n, s)| (n, s.acknowledged)).collect();
             state.unsaved.clear();
-            (Manifest::of(&state).to_bytes(), acknowledged)
+            (Manifest::of(&state), acknowledged)
         };
-        let written = self.disk.replace(&self.folder.join(manifest::FILE), &bytes);
+        let path = self.folder.join(manifest::FILE);
+        let bytes = manifest.to_bytes().map_err(|e| BufferError::io("packing", &path, e));
+        drop(manifest);
+        let written = bytes.and_then(|bytes| {
+            self.manifest_bytes = bytes.len() as u64;
+            self.disk.replace(&path, &bytes)
+        });
         let mut state = self.shared.lock();
         for (number, amount) in acknowledged {
             if written.is_err() {
@@ -177,7 +193,6 @@ impl Buffer {
             }
         }
         drop(state);
-        self.manifest_bytes = bytes.len() as u64;
         self.checkpoint_due = written.is_err();
         written
     }
@@ -270,14 +285,8 @@ impl Buffer {
 
     fn pack(&mut self, group: &Group, plan: &Plan) -> Result<Writes, BufferError> {
         let mut writes = Writes::default();
-        let mut number = plan.first;
         let rows: &[NewRows] = if plan.stores_rows { &group.rows } else { &[] };
-        for row in rows {
-            let bytes = self.packer.rows(&row.head(), &row.item);
-            writes.entry(number, &bytes.map_err(|e| BufferError::io("packing rows for", &self.folder, e))?);
-            number += 1;
-        }
-        writes.entry(number, &self.pack_note(&plan.note)?);
+        self.pack_entries(plan.first, rows, &plan.note, &mut writes)?;
         let Some(active) = &mut self.active else { return Err(BufferError::Closed) };
         for layout in rows.iter().filter_map(|r| r.layout.as_ref()) {
             if active.layouts.insert(layout.id()) {

@@ -171,7 +171,7 @@ pub(super) struct Seen {
     /// Which device feeds each stream.
     streams: BTreeMap<(MachineName, Category), At>,
     /// The tag names of each machine.
-    tags: BTreeMap<MachineName, BTreeSet<String>>,
+    tags: BTreeMap<MachineName, BTreeSet<Arc<str>>>,
     attributes: BTreeMap<(MachineName, String), String>,
 }
 
@@ -219,7 +219,7 @@ pub(super) fn device(
         poll_interval: own.poll_interval.or(base.poll_interval).unwrap_or(DEFAULT_POLL_INTERVAL),
         limits,
         attributes,
-        tags: tags.into_iter().map(|parsed| parsed.tag.clone()).collect(),
+        tags: tags.into_iter().map(|parsed| Arc::clone(&parsed.tag)).collect(),
     };
     Some((bus?, device))
 }
@@ -310,7 +310,7 @@ fn check_shared(
     let names = seen.tags.entry(machine.clone()).or_default();
     let mut categories = BTreeSet::new();
     for ParsedTag { tag, at, path } in tags {
-        if !names.insert(tag.name.clone()) {
+        if !names.insert(Arc::clone(&tag.name)) {
             section.sink().report(
                 at,
                 path,

@@ -1,6 +1,7 @@
 //! One tag of a device, from a table of a TOML file or a line of a CSV file.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_protocol::Category;
@@ -24,7 +25,7 @@ const TABLES: [(&str, Table); 4] = [
 /// A tag and the place where it is written.
 #[derive(Debug, Clone)]
 pub(super) struct ParsedTag {
-    pub(super) tag: Tag,
+    pub(super) tag: Arc<Tag>,
     pub(super) at: At,
     pub(super) path: String,
 }
@@ -75,7 +76,7 @@ pub(super) fn tag(mut section: Section<'_>, prefix: &str, defaults: &TagDefaults
     }
     section.finish();
     let tag = Tag {
-        name: name?.to_owned(),
+        name: name?.into(),
         category,
         table,
         address: address?,
@@ -87,7 +88,7 @@ pub(super) fn tag(mut section: Section<'_>, prefix: &str, defaults: &TagDefaults
         deadband,
         max_interval: max_interval.or(deadband.map(|_| DEFAULT_MAX_INTERVAL)),
     };
-    Some(ParsedTag { tag, at, path })
+    Some(ParsedTag { tag: Arc::new(tag), at, path })
 }
 
 /// Reads `category`.
@@ -374,7 +375,7 @@ fn words(section: &mut Section<'_>) -> Given {
     let mut good = true;
     for (key, node) in table.own_keys() {
         match (key.parse::<i64>(), &node.value) {
-            (Ok(number), Value::Text(word)) => drop(words.insert(number, word.clone())),
+            (Ok(number), Value::Text(word)) => drop(words.insert(number, word.as_str().into())),
             _ => {
                 good = false;
                 section.report(

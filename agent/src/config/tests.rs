@@ -111,7 +111,7 @@ fn every_key_of_a_device_becomes_what_it_says() {
         ("extra", "holding 6 i16 AB"),
     ];
     assert_eq!(shown, expected.map(|(name, source)| (name, source.to_owned())));
-    let tag = |name: &str| device.tags.iter().find(|tag| tag.name == name).unwrap();
+    let tag = |name: &str| device.tags.iter().find(|tag| &*tag.name == name).unwrap();
     assert_eq!(tag("torque").convert, Convert::Linear { scale: 0.5, offset: 0.0 });
     assert_eq!(tag("torque").valid, Some((0.0, 50.0)));
     assert_eq!(tag("made").convert, Convert::Counter { modulus: Some(1000) });

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millrace_protocol::{CONTENT_TYPE, MESSAGE_MAX_BYTES};
@@ -14,7 +15,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -34,6 +35,9 @@ const QUEUE_KBYTES: u32 = 8 * 1024;
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an ended producer may take to hand over what it still knows.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the thread that serves librdkafka's answers waits for the next one. The crate spins through the last
+/// millisecond of every wait, so short ones cost: with the 100 ms of its own thread, 1 % of a core for nothing.
+const ANSWERS_WAIT: Duration = Duration::from_secs(1);
 
 /// Says that librdkafka does not take the configuration.
 #[derive(Debug, Error)]
@@ -90,8 +94,19 @@ impl Outside for Librdkafka {
     /// Does not wait for a broker.
     fn start(&self, answers: mpsc::Sender<Answered>, monitor: Monitor) -> Result<Producer, ProducerError> {
         let context = Context { answers, monitor };
-        let inner = self.0.0.create_with_context(context).map_err(ProducerError)?;
-        Ok(Producer { inner: Arc::new(inner) })
+        let inner: Arc<BaseProducer<Context>> =
+            Arc::new(self.0.0.create_with_context(context).map_err(ProducerError)?);
+        let is_ended = Arc::new(AtomicBool::new(false));
+        let (served, stop) = (Arc::clone(&inner), Arc::clone(&is_ended));
+        std::thread::Builder::new()
+            .name("kafka-answers".to_owned())
+            .spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    served.poll(ANSWERS_WAIT);
+                }
+            })
+            .map_err(|error| ProducerError(KafkaError::ClientCreation(error.to_string())))?;
+        Ok(Producer { running: Arc::new(Running { inner, is_ended }) })
     }
 
     fn now(&self) -> Instant {
@@ -114,7 +129,21 @@ impl Outside for Librdkafka {
 /// A running librdkafka producer. Clones share it.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<ThreadedProducer<Context>>,
+    running: Arc<Running>,
+}
+
+struct Running {
+    inner: Arc<BaseProducer<Context>>,
+    is_ended: Arc<AtomicBool>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Nothing is sent any more from here on: what follows in another producer must not be overtaken. The thread
+        // lets go of librdkafka within its wait; nobody waits for it.
+        self.inner.purge(PurgeConfig::default().queue().inflight());
+        self.is_ended.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Produce for Producer {
@@ -123,7 +152,7 @@ impl Produce for Producer {
             .key(record.stream.machine.as_str())
             .payload(&record.value)
             .headers(headers(record));
-        self.inner.send(message).map_err(|(error, _)| match error.rdkafka_error_code() {
+        self.running.inner.send(message).map_err(|(error, _)| match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => NotTaken::Full,
             code => NotTaken::Answered(classify(code, &error)),
         })
@@ -131,7 +160,7 @@ impl Produce for Producer {
 
     /// Asks the metadata. Blocks for up to two seconds.
     fn ask(&self, topic: &str) -> TopicAnswer {
-        let metadata = match self.inner.client().fetch_metadata(Some(topic), METADATA_TIMEOUT) {
+        let metadata = match self.running.inner.client().fetch_metadata(Some(topic), METADATA_TIMEOUT) {
             Ok(metadata) => metadata,
             Err(error) => return TopicAnswer::Unknown(error.to_string()),
         };
@@ -154,13 +183,13 @@ impl Produce for Producer {
     }
 
     fn fatal_error(&self) -> Option<String> {
-        self.inner.client().fatal_error().map(|(code, text)| format!("{code}: {text}"))
+        self.running.inner.client().fatal_error().map(|(code, text)| format!("{code}: {text}"))
     }
 
     /// Gives what is in flight a last chance to be answered. Blocks for up to a second.
     fn end(self) {
         // Flushing first: a producer that is dropped purges what it could still have delivered.
-        drop(self.inner.flush(FLUSH_TIMEOUT));
+        drop(self.running.inner.flush(FLUSH_TIMEOUT));
     }
 }
 
@@ -185,6 +214,8 @@ impl Settings {
             ("reconnect.backoff.ms", "250"),
             ("reconnect.backoff.max.ms", "5000"),
             ("log.connection.close", "false"),
+            // The default, 3, takes 3.7 MB for every batch under way, on a gateway that should need 20 in all.
+            ("compression.level", "1"),
         ] {
             config.set(key, value);
         }

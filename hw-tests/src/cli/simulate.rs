@@ -70,9 +70,9 @@ pub fn run(args: &SimulateArgs) -> usize {
     print_line("FAILED", summary.failures.len());
     print_line("SECONDS", format!("{took:.1}"));
     print_line("SEEDS_PER_SECOND", format!("{:.1}", summary.seeds as f64 / took));
-    print_line("EVENTS", summary.events);
-    print_line("AGENT_ENDS", summary.agent_ends);
-    print_line("LAKE_FLUSHES_CUT", summary.cuts);
+    for (what, times) in summary.events.iter() {
+        print_line(&format!("EVENT {what}"), times);
+    }
     print_line("COUNTS", format!("{:?}", summary.counts));
     summary.failures.len()
 }

@@ -15,7 +15,7 @@ use crate::truth::compare::Excuse;
 /// The features of the demonstration.
 const FEATURES: &str = include_str!("../../plants/demo.features.toml");
 /// The plant of the demonstration.
-const PLANT: &str = include_str!("../../plants/demo.toml");
+pub const DEMO_PLANT: &str = include_str!("../../plants/demo.toml");
 /// The topics that exist; other categories fall back to `telemetry` (D3).
 const TOPICS: &str = "millrace.telemetry,millrace.vibration";
 /// Enough to show that shards work, few enough for the in-process broker.
@@ -36,6 +36,7 @@ pub struct Line {
     plant: Option<Program>,
     agent: Option<Program>,
     collector: Option<Program>,
+    brokers: String,
     broker_control: String,
     plant_control: String,
     agent_url: String,
@@ -44,16 +45,17 @@ pub struct Line {
 }
 
 impl Line {
-    /// Starts broker, plant, agent and collector in a new temporary folder.
+    /// Starts broker, plant, agent and collector in a new temporary folder; `plant` is the text of `plant.toml`.
     ///
     /// *Errors*: a program does not start; what runs already is killed.
-    pub fn start() -> anyhow::Result<Self> {
+    pub fn start(plant: &str) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("millrace-demo-").tempdir()?.keep();
         let arguments = ["broker", "--topics", TOPICS, "--partitions", PARTITIONS];
         let broker = Program::start("broker", "millrace-plant", &arguments, &folder)?;
         let brokers = broker.key("MILLRACE_KAFKA_BROKERS")?;
         let broker_control = broker.key("MILLRACE_BROKER_CONTROL")?;
         let (agent_address, serve_address) = (free_address()?, free_address()?);
+        fs::write(folder.join("plant.toml"), plant).context("writing plant.toml")?;
         let plant = start_plant(&folder, &brokers, &agent_address)?;
         let plant_control = plant.key("MILLRACE_PLANT_CONTROL")?;
         write_collector_config(&folder, &brokers, &serve_address)?;
@@ -63,6 +65,7 @@ impl Line {
             plant: Some(plant),
             agent: None,
             collector: None,
+            brokers,
             broker_control,
             plant_control,
             agent_url: format!("http://{agent_address}"),
@@ -151,6 +154,21 @@ impl Line {
     /// *Errors*: as a sentence.
     pub fn mend_link(&self) -> Result<(), String> {
         post(&format!("{}/up", self.broker_control), None).map(drop)
+    }
+
+    /// Lets a machine misbehave: the body of `POST /faults`.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn fault(&self, fault: &Value) -> Result<(), String> {
+        post(&format!("{}/faults", self.plant_control), Some(fault)).map(drop)
+    }
+
+    /// Starts `millrace-plant load` beside the plant, into the same Kafka.
+    ///
+    /// *Errors*: it does not start.
+    pub fn start_load(&self, arguments: &[&str]) -> anyhow::Result<Program> {
+        let all = [&["load", "--kafka", &self.brokers], arguments].concat();
+        Program::start("load", "millrace-plant", &all, &self.folder)
     }
 
     /// Stops the machines; when it returns, all that they sent stands in the truth log.
@@ -337,7 +355,6 @@ fn free_address() -> anyhow::Result<String> {
 
 fn start_plant(folder: &Path, brokers: &str, agent_address: &str) -> anyhow::Result<Program> {
     let path = |file: &str| folder.join(file).display().to_string();
-    fs::write(folder.join("plant.toml"), PLANT).context("writing plant.toml")?;
     let (config, truth, agent, data) =
         (path("plant.toml"), path("truth.jsonl"), path("agent.toml"), path("agent"));
     let arguments = [

@@ -42,7 +42,10 @@ pub fn delete_one_row(line: &Line) -> anyhow::Result<String> {
     on_lake(line, async |lake| lake.delete_one_row().await)
 }
 
-fn on_lake<T>(line: &Line, ask: impl AsyncFnOnce(&mut Lake) -> anyhow::Result<T>) -> anyhow::Result<T> {
+/// Asks the lake's file with code of its own, apart from the collector's.
+///
+/// *Errors*: it cannot be opened or asked.
+pub fn on_lake<T>(line: &Line, ask: impl AsyncFnOnce(&mut Lake) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut lake = Lake::open(&line.lake()).await?;

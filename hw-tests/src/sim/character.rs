@@ -31,23 +31,6 @@ pub(super) enum Event {
     Silence,
 }
 
-/// How often things happened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Events, all told.
-    pub events: u64,
-    /// Kills and power cuts of the agent.
-    pub agent_ends: u64,
-    /// Flushes of the lake that were cut.
-    pub cuts: u64,
-    /// Flushes of the lake that were committed.
-    pub flushes: u64,
-    /// Steps of the gateway's clock.
-    pub clock_steps: u64,
-    /// Events while rows passed through memory.
-    pub passing: u64,
-}
-
 /// What a seed does, and how.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Character {
@@ -64,20 +47,22 @@ pub(super) struct Character {
 }
 
 impl Character {
-    pub(super) fn draw(dice: &mut Dice, sabotage: Option<Sabotage>) -> Self {
-        let mut often = || !dice.one_in(3);
-        let (kills_agent, kills_collector, bad_link, steps_clock) = (often(), often(), often(), often());
+    /// Draws each trait from a stream of its own: a new one leaves the others as they are.
+    pub(super) fn draw(seed: u64, sabotage: Option<Sabotage>) -> Self {
+        let dice = |concern: &str| Dice::of(seed, concern);
+        let often = |concern: &str| !dice(concern).one_in(3);
+        let kills_agent = often("kills the agent");
         let mut character = Self {
-            steps: 400 + dice.roll(600),
+            steps: 400 + dice("steps").roll(600),
             kills_agent,
-            cuts_power: kills_agent && dice.one_in(2),
-            kills_collector,
-            bad_link,
-            steps_clock,
-            fills_disk: dice.one_in(4),
-            fills_lake: dice.one_in(4),
-            loses_topic: dice.one_in(6),
-            is_capped: dice.one_in(4),
+            cuts_power: kills_agent && dice("cuts the power").one_in(2),
+            kills_collector: often("kills the collector"),
+            bad_link: often("bad link"),
+            steps_clock: often("steps the clock"),
+            fills_disk: dice("fills the disk").one_in(4),
+            fills_lake: dice("fills the lake").one_in(4),
+            loses_topic: dice("loses a topic").one_in(6),
+            is_capped: dice("capped").one_in(4),
         };
         // Nothing piles up behind a good link.
         character.bad_link |= character.is_capped;
@@ -87,8 +72,9 @@ impl Character {
         character
     }
 
-    pub(super) fn cap(self, dice: &mut Dice) -> Cap {
-        let when_full = if dice.one_in(2) { WhenFull::DropOldest } else { WhenFull::DropNewest };
+    pub(super) fn cap(self, seed: u64) -> Cap {
+        let when_full =
+            if Dice::of(seed, "when full").one_in(2) { WhenFull::DropOldest } else { WhenFull::DropNewest };
         let max_bytes = if self.is_capped { 3 << 20 } else { 1 << 30 };
         Cap { max_bytes, when_full }
     }

@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 
 use super::dice::Dice;
 use super::kafka::{Kafka, Partition};
+use super::tally::Tally;
 
 /// SQLite's own instructions between two places where a statement can be cut.
 const CUT_EVERY: i32 = 20;
@@ -44,10 +45,8 @@ pub struct Collector {
     file: PathBuf,
     settings: Settings,
     running: Option<Running>,
-    /// Flushes that were cut.
-    pub cuts: u64,
-    /// Flushes that were committed.
-    pub flushes: u64,
+    /// What became of flushes.
+    pub tally: Tally,
     is_lake_full: bool,
     /// Sabotage: some records are not taken.
     skips: bool,
@@ -70,7 +69,7 @@ impl Collector {
     #[must_use]
     pub fn new(folder: &Path, settings: Settings, skips: bool) -> Self {
         let file = folder.join("lake.db");
-        Self { file, settings, running: None, cuts: 0, flushes: 0, is_lake_full: false, skips }
+        Self { file, settings, running: None, tally: Tally::default(), is_lake_full: false, skips }
     }
 
     /// Opens the lake as a process does that starts.
@@ -136,7 +135,9 @@ impl Collector {
 
     /// Kills the process.
     pub fn kill(&mut self) {
-        self.running = None;
+        if self.running.take().is_some() {
+            self.tally.once("collector killed");
+        }
     }
 
     /// Fills the lake's disk, or gives it space again.
@@ -169,22 +170,22 @@ impl Collector {
         let flushed = running.flush(runtime, now_us, fate)?;
         match (fate, flushed) {
             (Fate::Killed(_), None) => {
-                self.cuts += 1;
+                self.tally.once("lake flush killed at an instruction");
                 // The connection goes with the process.
                 drop(running.memory);
                 runtime.block_on(running.conn.close()).context("ending the connection")?;
             }
             (Fate::Failed(_), None) => {
-                self.cuts += 1;
+                self.tally.once("lake flush failed at an instruction");
                 self.running = Some(runtime.block_on(self.reload(running.conn))?);
             }
             (_, None) => anyhow::bail!("a flush was dropped that nobody cut"),
             (_, Some(Ok(_))) if fate == Fate::Unknown => {
-                self.flushes += 1;
+                self.tally.once("lake flush committed, nobody knows");
                 self.running = Some(runtime.block_on(self.reload(running.conn))?);
             }
             (_, Some(Ok(_))) => {
-                self.flushes += 1;
+                self.tally.once("lake flush");
                 match runtime.block_on(running.memory.repair(&mut running.conn, now_us)) {
                     Ok(_) => self.running = Some(running),
                     Err(error) => self.failed(runtime, running.conn, error)?,
@@ -200,6 +201,7 @@ impl Collector {
         if !was_expected {
             return Err(error).context("a flush failed");
         }
+        self.tally.once("lake's disk full");
         self.running = Some(runtime.block_on(self.reload(conn))?);
         Ok(())
     }

@@ -11,6 +11,16 @@ impl Dice {
         Self(seed)
     }
 
+    /// Begins the stream of one concern of a seed, so that what another concern rolls does not move this one's.
+    ///
+    /// *Source*: FNV-1a, <http://www.isthe.com/chongo/tech/comp/fnv/>.
+    #[must_use]
+    pub fn of(seed: u64, concern: &str) -> Self {
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        let hash = concern.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+        Self(Self(seed ^ hash).bits())
+    }
+
     /// Makes dice that roll on their own from here on.
     pub const fn fork(&mut self) -> Self {
         Self(self.bits())

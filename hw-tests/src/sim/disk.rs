@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context as _;
 use millrace_agent::buffer::{Faults, Step};
 
+use super::tally::Tally;
 use super::time::Time;
 
 /// What a flush counts as on the disk: a small buffer is full after ten. *Units*: bytes.
@@ -54,6 +55,8 @@ pub struct Images {
     synced: PathBuf,
     /// Flushes into each segment.
     appended: Arc<Mutex<BTreeMap<PathBuf, u64>>>,
+    /// What happened to the disk, over all starts of the agent.
+    tally: Arc<Mutex<Tally>>,
 }
 
 impl Images {
@@ -61,7 +64,23 @@ impl Images {
     #[must_use]
     pub fn new(data: &Path) -> Self {
         let at = |name: &str| data.join(name);
-        Self { buffer: at("buffer"), killed: at("killed"), synced: at("synced"), appended: Arc::default() }
+        Self {
+            buffer: at("buffer"),
+            killed: at("killed"),
+            synced: at("synced"),
+            appended: Arc::default(),
+            tally: Arc::default(),
+        }
+    }
+
+    /// Gives what happened to the disk.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, what: &str) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).once(what);
     }
 
     /// Puts what an end left in the place of the folder.
@@ -157,6 +176,7 @@ impl Faults for GatewayDisk {
             Some((0, how)) => {
                 let how = *how;
                 self.finish(&mut state, how)?;
+                self.images.note(&format!("agent ended before {step:?}"));
                 return Err(io::Error::other("the world ends"));
             }
             Some((left, _)) => *left -= 1,
@@ -164,6 +184,7 @@ impl Faults for GatewayDisk {
         }
         let needs_space = matches!(step, Step::Append | Step::WriteManifest | Step::MakeSegment);
         if state.is_full && needs_space {
+            self.images.note("agent's disk full");
             return Err(io::Error::from_raw_os_error(28)); // ENOSPC
         }
         if step == Step::Append {

@@ -11,7 +11,7 @@ use millrace_protocol::Epoch;
 use tokio::runtime::Runtime;
 
 use super::agent::{Agent, Cap, Ground};
-use super::character::{Character, Event, Tally};
+use super::character::{Character, Event};
 use super::check::{self, Counts, Findings};
 use super::collector::{Collector, Fate};
 use super::dice::Dice;
@@ -19,7 +19,8 @@ use super::disk::{End, GatewayDisk, Images};
 use super::features;
 use super::kafka::Kafka;
 use super::plant::{Habits, Plant};
-use super::time::{SECOND_US, Time};
+use super::tally::Tally;
+use super::time::{BEGIN_US, SECOND_US, Time};
 use super::truth::Truth;
 use super::values::Values;
 use super::{Options, Sabotage};
@@ -29,11 +30,29 @@ const STARTS: u64 = 5;
 /// Rounds in which everything must have drained.
 const PATIENCE: u32 = 120;
 
+/// The seed's chance, a stream for each concern.
+struct Rolls {
+    /// What happens next, and when.
+    events: Dice,
+    /// How much of Kafka moves.
+    link: Dice,
+    /// What the agent's process draws, and its loops.
+    agent: Dice,
+    /// When the agent ends, and how.
+    ends: Dice,
+    /// How the clock steps.
+    clock: Dice,
+    /// What the collector reads.
+    reads: Dice,
+    /// Where a flush of the lake is cut.
+    fates: Dice,
+}
+
 /// One seed's world.
 pub(super) struct Sim {
     options: Options,
     character: Character,
-    dice: Dice,
+    rolls: Rolls,
     time: Time,
     kafka: Kafka,
     plant: Plant,
@@ -58,18 +77,26 @@ impl Sim {
         settings: Settings,
         runtime: Runtime,
     ) -> anyhow::Result<Self> {
-        let mut dice = Dice::new(seed);
-        let character = Character::draw(&mut dice, options.sabotage);
+        let dice = |concern: &str| Dice::of(seed, concern);
+        let character = Character::draw(seed, options.sabotage);
         let time = Time::new();
         let loses = options.sabotage == Some(Sabotage::LoseRecords);
-        let kafka = Kafka::new(&time, dice.fork(), 2, &["telemetry", "counters"], loses);
-        let values = Values::new(dice.fork());
-        let habits = Habits { disorder: options.disorder, raw: dice.one_in(2) };
-        let plant = Plant::new(dice.fork(), values, habits)?;
+        let kafka = Kafka::new(&time, dice("kafka"), 2, &["telemetry", "counters"], loses);
+        let values = Values::new(dice("values"));
+        let habits = Habits { disorder: options.disorder, raw: dice("raw").one_in(2) };
+        let plant = Plant::new(dice("plant"), values, habits)?;
         let data = folder.join("agent");
         std::fs::create_dir_all(&data)?;
         let images = Images::new(&data);
-        let cap = character.cap(&mut dice);
+        let rolls = Rolls {
+            events: dice("events"),
+            link: dice("link"),
+            agent: dice("agent"),
+            ends: dice("ends"),
+            clock: dice("clock"),
+            reads: dice("reads"),
+            fates: dice("fates"),
+        };
         Ok(Self {
             options,
             character,
@@ -79,14 +106,14 @@ impl Sim {
             truth: Truth::default(),
             data,
             images,
-            cap,
+            cap: character.cap(seed),
             agent: None,
             starts: 0,
             volatile: BTreeSet::new(),
             collector: Collector::new(folder, settings, options.sabotage == Some(Sabotage::SkipRecords)),
             runtime,
             tally: Tally::default(),
-            dice,
+            rolls,
         })
     }
 
@@ -94,12 +121,12 @@ impl Sim {
     pub(super) fn play(&mut self) -> anyhow::Result<()> {
         for _ in 0..self.character.steps {
             let weights = self.character.weights(self.agent.is_some());
-            let Some(event) = self.dice.weighted(&weights) else { break };
-            self.tally.events += 1;
+            let Some(event) = self.rolls.events.weighted(&weights) else { break };
+            self.tally.once("event");
             tracing::debug!(now_us = self.time.now_us(), ?event, "event");
             self.happen(event).with_context(|| format!("{event:?}"))?;
             self.bury()?;
-            self.time.advance(self.dice.us(SECOND_US * 3 / 2));
+            self.time.advance(self.rolls.events.us(SECOND_US * 3 / 2));
         }
         Ok(())
     }
@@ -108,17 +135,19 @@ impl Sim {
         let now_us = self.time.now_us();
         match event {
             Event::Publish => self.plant.publish(&mut self.truth, &self.time),
-            Event::Link => (0..=self.dice.roll(4)).for_each(|_| self.kafka.step()),
+            Event::Link => (0..=self.rolls.link.roll(4)).for_each(|_| self.kafka.step()),
             Event::Trouble => self.kafka.trouble(),
             Event::Cut => {
                 let is_up = !self.kafka.is_up();
                 self.kafka.set_up(is_up);
+                self.tally.add("link cut", u64::from(!is_up));
             }
             Event::LoseTopic => {
-                let is_there = self.dice.one_in(2);
+                let is_there = self.rolls.link.one_in(2);
+                self.tally.add("topic lost", u64::from(!is_there));
                 self.kafka.set_topic("counters", is_there);
             }
-            Event::Read => self.collector.read(&self.runtime, &self.kafka, &mut self.dice, now_us)?,
+            Event::Read => self.collector.read(&self.runtime, &self.kafka, &mut self.rolls.reads, now_us)?,
             Event::LakeFlush => {
                 let fate = self.fate();
                 self.collector.flush(&self.runtime, now_us, fate)?;
@@ -131,8 +160,8 @@ impl Sim {
             Event::StartAgent => self.start_agent()?,
             Event::StepClock => self.step_clock(),
             Event::Silence => {
-                let silence_us = if self.dice.one_in(5) { 900 } else { 90 };
-                self.time.advance(self.dice.us(silence_us * SECOND_US));
+                let silence_us = if self.rolls.events.one_in(5) { 900 } else { 90 };
+                self.time.advance(self.rolls.events.us(silence_us * SECOND_US));
             }
             _ => self.agent_does(event)?,
         }
@@ -141,8 +170,7 @@ impl Sim {
 
     fn agent_does(&mut self, event: Event) -> anyhow::Result<()> {
         let Some(agent) = &mut self.agent else { return Ok(()) };
-        self.tally.passing += u64::from(agent.is_passing());
-        let dice = &mut self.dice;
+        self.tally.add("rows through memory", u64::from(agent.is_passing()));
         match event {
             Event::Poll => agent.poll(&mut self.plant, &mut self.truth),
             Event::Receive => {
@@ -154,7 +182,7 @@ impl Sim {
                 }
             }
             Event::BufferFlush => {
-                let loses_acks = dice.one_in(25);
+                let loses_acks = self.rolls.agent.one_in(25);
                 agent.flush(&mut self.plant, &mut self.truth, loses_acks);
                 agent.rest();
             }
@@ -164,10 +192,12 @@ impl Sim {
                 let is_full = !agent.disk.is_full();
                 agent.disk.fill(is_full);
             }
-            Event::KillAgent if self.starts < STARTS => agent.disk.end(how(dice, self.character))?,
+            Event::KillAgent if self.starts < STARTS => {
+                agent.disk.end(how(&mut self.rolls.ends, self.character))?;
+            }
             Event::EndAtStep if self.starts < STARTS => {
-                let end = how(dice, self.character);
-                agent.disk.end_at(dice.roll(25), end);
+                let end = how(&mut self.rolls.ends, self.character);
+                agent.disk.end_at(self.rolls.ends.roll(25), end);
             }
             _ => {}
         }
@@ -179,9 +209,10 @@ impl Sim {
             return Fate::Done;
         }
         // As often early as late: most flushes are small, and a large one has thousands of instructions.
-        let magnitude = self.dice.roll(10);
-        let place = 1 + self.dice.roll(1 << magnitude);
-        match self.dice.roll(10) {
+        let dice = &mut self.rolls.fates;
+        let magnitude = dice.roll(10);
+        let place = 1 + dice.roll(1 << magnitude);
+        match dice.roll(10) {
             0 => Fate::Killed(place),
             1 => Fate::Failed(place),
             2 => Fate::Unknown,
@@ -190,9 +221,8 @@ impl Sim {
     }
 
     fn step_clock(&mut self) {
-        self.tally.clock_steps += 1;
-        let dice = &mut self.dice;
-        let step_us = match dice.roll(6) {
+        let dice = &mut self.rolls.clock;
+        let off_us = match dice.roll(6) {
             0 | 1 => 0,
             2 => dice.us(4 * SECOND_US) - 2 * SECOND_US,
             3 => -dice.us(2 * 3_600 * SECOND_US),
@@ -200,7 +230,13 @@ impl Sim {
             4 if dice.one_in(6) => -self.time.now_us() + 3_600 * SECOND_US,
             _ => dice.us(2 * 3_600 * SECOND_US),
         };
-        self.time.set_wall_off(step_us);
+        let before_us = self.time.set_wall_off(off_us);
+        self.tally.once(match off_us - before_us {
+            0 => return,
+            _ if self.time.now_us() + off_us < BEGIN_US / 2 => "clock not set",
+            ..0 => "clock stepped back",
+            _ => "clock stepped forward",
+        });
     }
 
     /// Starts an agent.
@@ -208,8 +244,9 @@ impl Sim {
         let forgets = self.options.sabotage == Some(Sabotage::ForgetSync);
         let disk = GatewayDisk::new(&self.time, &self.images, self.character.cuts_power, forgets);
         self.starts += 1;
-        if self.starts > 1 && self.starts < STARTS && self.character.kills_agent && self.dice.one_in(4) {
-            disk.end_at(self.dice.roll(12), how(&mut self.dice, self.character));
+        if self.starts > 1 && self.starts < STARTS && self.character.kills_agent && self.rolls.ends.one_in(4)
+        {
+            disk.end_at(self.rolls.ends.roll(12), how(&mut self.rolls.ends, self.character));
         }
         let ground = Ground {
             data: &self.data,
@@ -219,7 +256,7 @@ impl Sim {
             cap: self.cap,
             streams: self.plant.configured(),
         };
-        let started = Agent::start(ground, &mut self.dice, Arc::clone(&disk))?;
+        let started = Agent::start(ground, &mut self.rolls.agent, Arc::clone(&disk))?;
         if let (None, Some(end)) = (&started, disk.ended()) {
             self.mourn(end)?;
         }
@@ -237,7 +274,10 @@ impl Sim {
 
     fn mourn(&mut self, end: End) -> anyhow::Result<()> {
         tracing::debug!(?end, "the agent's world has ended");
-        self.tally.agent_ends += 1;
+        self.tally.once(match end {
+            End::Kill => "agent killed",
+            End::PowerCut => "agent: power cut",
+        });
         self.kafka.cut();
         self.plant.reconnect();
         self.plant.restarted();
@@ -314,18 +354,21 @@ impl Sim {
     pub(super) fn check(
         &mut self,
         settings: &Settings,
-        counts: &mut Counts,
+        (counts, functions): (&mut Counts, &mut Tally),
         findings: &mut Findings,
     ) -> anyhow::Result<()> {
-        (self.tally.cuts, self.tally.flushes) = (self.collector.cuts, self.collector.flushes);
-        let mut conn = self.collector.finish(&self.runtime)?;
         let books = self.agent.as_ref().context("no agent")?.reader.books();
+        self.tally.add("buffer full", books.transport.iter().map(|line| line.rows.dropped).sum());
+        for tally in [&self.collector.tally, &self.images.tally(), &self.kafka.tally()] {
+            self.tally.add_all(tally);
+        }
+        let mut conn = self.collector.finish(&self.runtime)?;
         let to_us = self.time.now_us();
         self.runtime.block_on(async {
             spoil(&mut conn, self.options.sabotage).await?;
             let machines = check::truth(&mut conn, &self.truth, &self.volatile, counts, findings).await?;
             check::books(&mut conn, &books, &self.volatile, counts, findings).await?;
-            features::compare(&mut conn, settings, &machines, to_us, counts, findings).await
+            features::compare(&mut conn, settings, &machines, to_us, (counts, functions), findings).await
         })
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::dice::Dice;
+use super::tally::Tally;
 use super::time::Time;
 
 /// First part of the topics' names.
@@ -41,6 +42,8 @@ struct Message {
 #[derive(Debug)]
 struct Sent {
     producer: u64,
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    sent_us: i64,
     ticket: usize,
     answers: mpsc::Sender<Answered>,
     message: Message,
@@ -67,6 +70,11 @@ struct Cluster {
     /// Sabotage: some records are acknowledged and not kept.
     loses: bool,
     broken: BTreeSet<u64>,
+    /// When the newest of the records that arrived was sent.
+    newest_us: i64,
+    /// The numbered records that arrived: stream and first sequence.
+    arrived: BTreeSet<Vec<u8>>,
+    tally: Tally,
 }
 
 impl Kafka {
@@ -87,6 +95,9 @@ impl Kafka {
             producers: 0,
             loses,
             broken: BTreeSet::new(),
+            newest_us: 0,
+            arrived: BTreeSet::new(),
+            tally: Tally::default(),
         })))
     }
 
@@ -97,6 +108,12 @@ impl Kafka {
     /// Cuts the link or mends it.
     pub fn set_up(&self, is_up: bool) {
         self.lock().is_up = is_up;
+    }
+
+    /// Gives what befell records.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.lock().tally.clone()
     }
 
     /// Tells whether records move.
@@ -179,6 +196,10 @@ impl Cluster {
     fn append(&mut self, (topic, partition): &Partition, message: Message) {
         let log = self.logs.entry((Arc::clone(topic), *partition)).or_default();
         let before = log.last().map_or(i64::MIN, |record| record.append_us);
+        let name = message.name();
+        if message.is_numbered() && !self.arrived.insert(name) {
+            self.tally.once("record doubled");
+        }
         log.push(Incoming {
             topic: Arc::clone(topic),
             partition: *partition,
@@ -201,6 +222,10 @@ impl Cluster {
 
     fn arrive(&mut self) -> bool {
         let Some((partition, sent)) = self.first() else { return false };
+        if sent.sent_us < self.newest_us {
+            self.tally.once("records reordered");
+        }
+        self.newest_us = self.newest_us.max(sent.sent_us);
         if !self.topics.contains(&partition.0) {
             sent.answer(Answer::TopicRefused("the topic is gone".to_owned()));
             return true;
@@ -229,6 +254,7 @@ impl Cluster {
             return false;
         };
         if self.topics.contains(&partition.0) {
+            self.tally.once("record late");
             self.append(partition, message);
         }
         true
@@ -245,7 +271,8 @@ impl Cluster {
             // Kafka refuses what is too large; births and losses alone never are.
             6 => {
                 let Some((partition, sent)) = self.first() else { return };
-                if sent.message.headers.iter().any(|(name, _)| name == "seq") {
+                if sent.message.is_numbered() {
+                    self.tally.once("record refused");
                     sent.answer(Answer::RecordRefused("too large for me".to_owned()));
                 } else if let Some(queue) = self.queues.get_mut(&partition) {
                     queue.push_front(sent);
@@ -268,6 +295,7 @@ impl Cluster {
     /// Of what is on its way the first few arrive late, in order, and the others never.
     fn go_astray(&mut self, partition: &Partition, messages: Vec<Message>) {
         let kept = self.dice.place(messages.len() + 1);
+        self.tally.add("record lost", (messages.len() - kept) as u64);
         self.strays.entry(partition.clone()).or_default().extend(messages.into_iter().take(kept));
     }
 
@@ -289,6 +317,20 @@ impl Cluster {
                 sent.answer(Answer::Delivered);
             }
         }
+    }
+}
+
+impl Message {
+    /// Tells whether it has rows; births and losses alone have none.
+    fn is_numbered(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name == "seq")
+    }
+
+    /// Gives its stream and first sequence, as bytes.
+    fn name(&self) -> Vec<u8> {
+        let headers = self.headers.iter().filter(|(name, _)| name != "rows");
+        let parts = headers.map(|(_, value)| value.as_slice()).chain([self.key.as_slice()]);
+        parts.collect::<Vec<_>>().join(&0)
     }
 }
 
@@ -322,6 +364,7 @@ impl Produce for Producer {
         }
         queue.push_back(Sent {
             producer: self.number,
+            sent_us: cluster.time.now_us(),
             ticket: to.ticket,
             answers: self.answers.clone(),
             message: Message { key: key.to_vec(), headers: headers(record), value: record.value.clone() },

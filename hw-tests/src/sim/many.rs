@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::check::{Counts, Finding};
+use super::tally::Tally;
 use super::{Options, Outcome, run};
 
 /// A seed that found something.
@@ -29,12 +30,10 @@ pub struct Summary {
     pub failures: Vec<Failure>,
     /// The sums of all.
     pub counts: Counts,
-    /// Events of all.
-    pub events: u64,
-    /// Ends of the agent.
-    pub agent_ends: u64,
-    /// Flushes of the lake that were cut.
-    pub cuts: u64,
+    /// What happened, in all.
+    pub events: Tally,
+    /// What was compared of each function, in all.
+    pub functions: Tally,
 }
 
 /// Runs seeds; `heard` is told of every failure at once.
@@ -82,9 +81,8 @@ pub fn one(seed: u64, options: Options) -> Outcome {
 impl Summary {
     fn add(&mut self, seed: u64, outcome: Outcome, heard: &(dyn Fn(&Failure) + Sync)) {
         self.seeds += 1;
-        self.events += outcome.events.events;
-        self.agent_ends += outcome.events.agent_ends;
-        self.cuts += outcome.events.cuts;
+        self.events.add_all(&outcome.events);
+        self.functions.add_all(&outcome.functions);
         let Counts { rows, confirmed, in_lake, rejected, lost, windows, oracle } = outcome.counts;
         let sum = &mut self.counts;
         for (sum, more) in [

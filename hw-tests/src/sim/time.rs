@@ -55,9 +55,9 @@ impl Time {
         self.lock().true_us += us;
     }
 
-    /// Sets how far the gateway's wall clock is off.
-    pub fn set_wall_off(&self, us: i64) {
-        self.lock().off_us = us;
+    /// Sets how far the gateway's wall clock is off; gives how far it was.
+    pub fn set_wall_off(&self, us: i64) -> i64 {
+        std::mem::replace(&mut self.lock().off_us, us)
     }
 
     /// Boots the gateway: its monotonic clock begins anew.

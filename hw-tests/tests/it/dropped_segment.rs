@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use millrace_hw_tests::demo::line::{Line, lines, sum};
+use millrace_hw_tests::demo::line::{DEMO_PLANT, Line, lines, sum};
 use millrace_hw_tests::demo::programs::wait_for;
 use millrace_hw_tests::demo::proof;
 
@@ -25,7 +25,7 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_segment_that_vanished_from_the_buffer_is_a_loss_that_the_audit_names_with_exit_code_2() {
-    let mut line = Line::start().unwrap();
+    let mut line = Line::start(DEMO_PLANT).unwrap();
     wait_for("rows in the lake", LIMIT, || match line.rows_in_lake()? {
         0 => Err("no row".to_owned()),
         rows => Ok(rows),

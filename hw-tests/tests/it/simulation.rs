@@ -3,7 +3,9 @@
 //! `MILLRACE_SIM_SEEDS` says how many seeds run, `MILLRACE_SIM_FROM` which is the first. Seeds that once failed stand
 //! in `tests/seeds/simulation.txt` and run first.
 
+use millrace_hw_tests::sim::functions::{FUNCTIONS, INSTANT};
 use millrace_hw_tests::sim::many::{Failure, run_all};
+use millrace_hw_tests::sim::tally::{EVENTS, Tally};
 use millrace_hw_tests::sim::{Options, Sabotage, run};
 
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/seeds/simulation.txt");
@@ -41,7 +43,7 @@ fn keep(failed: &[u64]) {
 #[test]
 fn whatever_fails_what_was_confirmed_is_in_the_lake_once_and_stream_is_batch_is_oracle() {
     let from = number("MILLRACE_SIM_FROM", 1);
-    let seeds: Vec<u64> = kept().into_iter().chain(from..from + number("MILLRACE_SIM_SEEDS", 40)).collect();
+    let seeds: Vec<u64> = kept().into_iter().chain(from..from + number("MILLRACE_SIM_SEEDS", 120)).collect();
     let heard = |failure: &Failure| println!("seed {} fails: {:#?}", failure.seed, failure.findings);
     let summary = run_all(&seeds, threads(), ALL, &heard);
     println!("{} seeds in {:?}: {:?}", summary.seeds, summary.took, summary.counts);
@@ -52,7 +54,29 @@ fn whatever_fails_what_was_confirmed_is_in_the_lake_once_and_stream_is_batch_is_
     let counts = summary.counts;
     assert!(counts.confirmed > 20 * summary.seeds && counts.windows > 20 * summary.seeds, "{counts:?}");
     assert!(counts.oracle > 20 * summary.seeds && counts.lost > 0 && counts.rejected > 0, "{counts:?}");
-    assert!(summary.agent_ends > summary.seeds && summary.cuts > 0, "{summary:?}");
+    everything_happened(&summary.events);
+    every_function_was_compared(&summary.functions);
+}
+
+/// A kind of event that no seed brought about was not tried.
+fn everything_happened(events: &Tally) {
+    for (what, times) in events.iter() {
+        println!("{times:>9} {what}");
+    }
+    let never: Vec<&str> = EVENTS.into_iter().filter(|what| events.of(what) == 0).collect();
+    assert!(never.is_empty(), "never happened: {never:?}");
+}
+
+/// A function whose values were NULL throughout was not compared.
+fn every_function_was_compared(functions: &Tally) {
+    let sliding = ["oracle", "hopping", "tumbling", "panes"].map(|kind| (kind, FUNCTIONS.as_slice()));
+    for (kind, names) in sliding.into_iter().chain([("latest", INSTANT.as_slice())]) {
+        let counts: Vec<(&str, u64)> =
+            names.iter().map(|name| (*name, functions.of(&format!("{kind}: {name}")))).collect();
+        println!("{kind}: {counts:?}");
+        let never: Vec<_> = counts.iter().filter(|(_, times)| *times == 0).collect();
+        assert!(never.is_empty(), "{kind}: never compared: {never:?}");
+    }
 }
 
 #[test]
@@ -90,7 +114,7 @@ fn a_seed_is_one_sequence_of_events() {
         .filter(|&seed| {
             let once = || {
                 let outcome = run(seed, ALL).unwrap();
-                (outcome.counts, outcome.events, outcome.findings)
+                (outcome.counts, outcome.events, outcome.functions, outcome.findings)
             };
             once() != once()
         })

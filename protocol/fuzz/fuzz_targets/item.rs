@@ -1,10 +1,6 @@
-//! An item or a layout as it stands on the agent's disk; what is read is written again the same.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    if let Ok(item) = millrace_protocol::Item::decode(data)
-        && let Ok(bytes) = item.encode()
-    {
-        assert_eq!(millrace_protocol::Item::decode(&bytes), Ok(item));
-    }
-    let _ = millrace_protocol::Layout::decode(data);
-});
+#[path = "../bodies.rs"]
+#[allow(dead_code, reason = "each target has one of them")]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::item(data));

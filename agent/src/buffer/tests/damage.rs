@@ -112,7 +112,7 @@ fn without_its_manifest_the_buffer_is_found_again_from_the_segments() {
     fill(&mut buffer, 2);
     drop(reader);
     buffer.close();
-    std::fs::write(rig.folder().join("manifest.json"), b"{").unwrap();
+    std::fs::write(rig.folder().join("manifest.json.zst"), b"{").unwrap();
     let (buffer, reader) = rig.start();
     assert_eq!(reader.take(usize::MAX).iter().filter_map(|s| s.seq).collect::<Vec<_>>(), [(1, 10), (11, 20)]);
     assert_eq!(buffer.previous(&machine(0), &category()).unwrap().last_seq, 20);

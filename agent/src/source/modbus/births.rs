@@ -1,6 +1,7 @@
 //! What the streams of a bus hold, as their births tell it (D1).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use millrace_protocol::{BirthTag, Category, Reporting};
 
@@ -29,13 +30,13 @@ fn streams_of(bus: &Bus, device: &Device) -> Vec<NewTags> {
     categories.into_iter().map(stream).collect()
 }
 
-fn birth_tag(bus: &Bus, device: &Device, tag: &Tag) -> BirthTag {
+fn birth_tag(bus: &Bus, device: &Device, tag: &Arc<Tag>) -> BirthTag {
     let us = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     let max_interval = tag.max_interval.or(tag.deadband.map(|_| DEFAULT_MAX_INTERVAL));
     let interval_us = us(device.poll_interval);
     BirthTag {
-        name: tag.name.as_str().into(),
-        value_type: Some(Decoder::new(tag).value_type()),
+        name: Arc::clone(&tag.name),
+        value_type: Some(Decoder::new(Arc::clone(tag)).value_type()),
         unit: tag.unit.as_deref().map(Into::into),
         source: source(bus, device, tag).into(),
         reporting: max_interval.map_or(Reporting::Cyclic { interval_us }, |longest| Reporting::ByException {

@@ -22,52 +22,25 @@ pub enum Reply {
 /// A tag's way from registers to a value, prepared once.
 #[derive(Debug, Clone)]
 pub struct Decoder {
-    width: usize,
-    decode: Decode,
-    convert: Prepared,
-    bad_values: Vec<f64>,
-    valid: Option<(f64, f64)>,
-}
-
-#[derive(Debug, Clone)]
-enum Prepared {
-    Keep,
-    Linear {
-        scale: f64,
-        offset: f64,
-    },
-    /// In order of the integers.
-    Enum(Vec<(i64, Arc<str>)>),
+    // Shared: a template's tags are those of a hundred devices.
+    tag: Arc<Tag>,
 }
 
 impl Decoder {
     /// Prepares a tag.
     #[must_use]
-    pub fn new(tag: &Tag) -> Self {
-        let convert = match &tag.convert {
-            Convert::None | Convert::Counter { .. } => Prepared::Keep,
-            Convert::Linear { scale, offset } => Prepared::Linear { scale: *scale, offset: *offset },
-            Convert::Enum(texts) => {
-                Prepared::Enum(texts.iter().map(|(&number, text)| (number, text.as_str().into())).collect())
-            }
-        };
-        Self {
-            width: usize::from(tag.decode.width()),
-            decode: tag.decode.clone(),
-            convert,
-            bad_values: tag.bad_values.clone(),
-            valid: tag.valid,
-        }
+    pub const fn new(tag: Arc<Tag>) -> Self {
+        Self { tag }
     }
 
     /// Gives the type of every good value.
     #[must_use]
-    pub const fn value_type(&self) -> ValueType {
-        match (&self.convert, &self.decode) {
-            (_, Decode::Text { .. }) | (Prepared::Enum(_), _) => ValueType::Text,
-            (Prepared::Linear { .. }, _) => ValueType::F64,
-            (Prepared::Keep, Decode::Bool | Decode::Bit(_)) => ValueType::Bool,
-            (Prepared::Keep, Decode::Number { kind, .. }) => match kind {
+    pub fn value_type(&self) -> ValueType {
+        match (&self.tag.convert, &self.tag.decode) {
+            (_, Decode::Text { .. }) | (Convert::Enum(_), _) => ValueType::Text,
+            (Convert::Linear { .. }, _) => ValueType::F64,
+            (Convert::None | Convert::Counter { .. }, Decode::Bool | Decode::Bit(_)) => ValueType::Bool,
+            (Convert::None | Convert::Counter { .. }, Decode::Number { kind, .. }) => match kind {
                 NumberKind::I8High | NumberKind::I8Low => ValueType::I64,
                 NumberKind::I16 | NumberKind::I32 | NumberKind::I64 => ValueType::I64,
                 NumberKind::F32 => ValueType::F32,
@@ -82,11 +55,11 @@ impl Decoder {
     #[must_use]
     pub fn cell(&self, reply: &Reply, offset: usize) -> Cell {
         let Some(raw) = self.raw(reply, offset) else { return Cell::Bad(Quality::NOT_DECODABLE) };
-        if self.bad_values.iter().any(|&bad| is_same_number(&raw, bad)) {
+        if self.tag.bad_values.iter().any(|&bad| is_same_number(&raw, bad)) {
             return Cell::Bad(Quality::BAD_VALUE);
         }
         let Some(value) = self.convert(raw) else { return Cell::Bad(Quality::NOT_DECODABLE) };
-        match (self.valid, as_f64(&value)) {
+        match (self.tag.valid, as_f64(&value)) {
             // A NaN lies in no range.
             (Some((low, high)), Some(number)) if !(low <= number && number <= high) => {
                 Cell::Bad(Quality::OUT_OF_RANGE)
@@ -98,9 +71,11 @@ impl Decoder {
     fn raw(&self, reply: &Reply, offset: usize) -> Option<Value> {
         let words = match reply {
             Reply::Bits(bits) => return bits.get(offset).copied().map(Value::Bool),
-            Reply::Registers(words) => words.get(offset..offset.checked_add(self.width)?)?,
+            Reply::Registers(words) => {
+                words.get(offset..offset.checked_add(usize::from(self.tag.decode.width()))?)?
+            }
         };
-        match &self.decode {
+        match &self.tag.decode {
             Decode::Bool => words.first().map(|&word| Value::Bool(word != 0)),
             Decode::Bit(bit) => {
                 let word = words.first()?.checked_shr(u32::from(*bit))?;
@@ -114,16 +89,13 @@ impl Decoder {
     }
 
     fn convert(&self, raw: Value) -> Option<Value> {
-        match &self.convert {
-            Prepared::Keep => Some(raw),
-            Prepared::Linear { scale, offset } => Some(Value::F64(as_f64(&raw)? * scale + offset)),
-            Prepared::Enum(texts) => {
+        match &self.tag.convert {
+            Convert::None | Convert::Counter { .. } => Some(raw),
+            Convert::Linear { scale, offset } => Some(Value::F64(as_f64(&raw)? * scale + offset)),
+            Convert::Enum(texts) => {
                 let number = as_integer(&raw)?;
-                let known = i64::try_from(number)
-                    .ok()
-                    .and_then(|n| texts.binary_search_by_key(&n, |(known, _)| *known).ok())
-                    .and_then(|place| texts.get(place));
-                Some(Value::Text(known.map_or_else(|| digits(number), |(_, text)| Arc::clone(text))))
+                let known = i64::try_from(number).ok().and_then(|n| texts.get(&n));
+                Some(Value::Text(known.map_or_else(|| digits(number), Arc::clone)))
             }
         }
     }

@@ -41,7 +41,7 @@ impl Request {
 
     /// Makes the smallest request that reads these tags, which are in order of address.
     fn covering(device: &Device, table: Table, tags: &[usize]) -> Self {
-        let spans = || tags.iter().filter_map(|&place| device.tags.get(place)).map(Span::of);
+        let spans = || tags.iter().filter_map(|&place| device.tags.get(place)).map(|tag| Span::of(tag));
         let start = spans().map(|span| span.start).min().unwrap_or(0);
         let end = spans().map(|span| span.end).max().unwrap_or(start);
         Self {

@@ -51,9 +51,9 @@ impl Readings {
                 streams.push((tag.category.clone(), Vec::new()));
             }
             let Some((_, columns)) = streams.get_mut(stream) else { continue };
-            let decoder = Decoder::new(tag);
+            let decoder = Decoder::new(Arc::clone(tag));
             let column = columns.len();
-            columns.push(LayoutColumn { tag: tag.name.as_str().into(), value_type: decoder.value_type() });
+            columns.push(LayoutColumn { tag: Arc::clone(&tag.name), value_type: decoder.value_type() });
             tags.push(TagState { decoder, address: tag.address, stream, column, gate: Gate::new(tag) });
         }
         let streams = streams.into_iter().map(|(category, columns)| Columns {

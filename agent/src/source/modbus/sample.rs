@@ -1,6 +1,7 @@
 //! Devices and tags for the tests of this module.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_protocol::{Category, MachineName};
@@ -9,7 +10,7 @@ use crate::config::{Bus, Convert, Decode, Device, NumberKind, RequestLimits, Tab
 
 pub(super) fn tag(name: &str, table: Table, address: u16, decode: Decode) -> Tag {
     Tag {
-        name: name.to_owned(),
+        name: name.into(),
         category: Category::new("telemetry").unwrap(),
         table,
         address,
@@ -48,7 +49,7 @@ pub(super) fn device(unit_id: u8, tags: Vec<Tag>) -> Device {
         poll_interval: Duration::from_millis(1),
         limits: RequestLimits { max_registers: 125, max_coils: 2_000, max_gap: 8 },
         attributes: BTreeMap::new(),
-        tags,
+        tags: tags.into_iter().map(Arc::new).collect(),
     }
 }
 

@@ -37,17 +37,20 @@ impl Oracle {
         Self { tags }
     }
 
-    fn tag(&self, name: &str) -> impl DoubleEndedIterator<Item = (i64, &Option<Value>, i64)> + Clone {
+    pub(crate) fn tag(
+        &self,
+        name: &str,
+    ) -> impl DoubleEndedIterator<Item = (i64, &Option<Value>, i64)> + Clone {
         self.tags.get(name).into_iter().flatten().map(|(t, (value, hold))| (*t, value, *hold))
     }
 
     /// Gives the value held at an instant.
-    fn at(&self, name: &str, instant: i64) -> Option<Value> {
-        let (time, value, hold) = self.tag(name).rfind(|(t, ..)| *t <= instant)?;
+    pub(crate) fn at(&self, name: &str, instant: i64) -> Option<Value> {
+        let (time, (value, hold)) = self.tags.get(name)?.range(..=instant).next_back()?;
         value.clone().filter(|_| instant < time + hold)
     }
 
-    fn number(&self, name: &str, instant: i64) -> Option<f64> {
+    pub(crate) fn number(&self, name: &str, instant: i64) -> Option<f64> {
         match self.at(name, instant)? {
             Value::F64(x) => Some(x),
             _ => None,

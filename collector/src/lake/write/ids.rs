@@ -39,14 +39,12 @@ impl Ids {
         if let Some(id) = self.machines.get(name) {
             return Ok(*id);
         }
-        let insert =
-            Statement::new("INSERT INTO machine (name, first_seen) VALUES (?, ?) ON CONFLICT DO NOTHING")
-                .bind(name.as_str().to_owned())
-                .bind(now_us);
-        insert.execute(conn).await.map_err(LakeError::sql("add a machine"))?;
-        let select =
-            Statement::new("SELECT machine_id FROM machine WHERE name = ?").bind(name.as_str().to_owned());
-        let id = one(conn, select, "find a machine").await?;
+        let insert = Statement::new(
+            "INSERT INTO machine (name, first_seen) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET name = name \
+             RETURNING machine_id",
+        );
+        let insert = insert.bind(name.as_str().to_owned()).bind(now_us);
+        let id = one(conn, insert, "add a machine").await?;
         self.machines.insert(name.clone(), id);
         Ok(id)
     }
@@ -67,14 +65,16 @@ impl Ids {
         }
         let machine_id = self.machine(conn, &stream.machine, now_us).await?;
         let insert = Statement::new(
-            "INSERT INTO stream (agent, epoch, machine_id, category, shard) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO stream (agent, epoch, machine_id, category, shard) VALUES (?, ?, ?, ?, ?) \
+             ON CONFLICT (agent, epoch, machine_id, category) DO UPDATE SET agent = agent RETURNING stream_id",
         );
-        let insert = key(insert, stream, machine_id).bind(shard);
-        insert.execute(conn).await.map_err(LakeError::sql("add a stream"))?;
-        let select = Statement::new(
-            "SELECT stream_id FROM stream WHERE agent = ? AND epoch = ? AND machine_id = ? AND category = ?",
-        );
-        let id = one(conn, key(select, stream, machine_id), "find a stream").await?;
+        let insert = insert
+            .bind(stream.agent.as_str().to_owned())
+            .bind(stream.epoch.to_string())
+            .bind(machine_id)
+            .bind(stream.category.as_str().to_owned())
+            .bind(shard);
+        let id = one(conn, insert, "add a stream").await?;
         self.streams.insert(Arc::clone(stream), id);
         Ok(id)
     }
@@ -94,26 +94,18 @@ impl Ids {
         }
         let tags: Vec<_> = layout.columns().iter().map(|c| json!([&*c.tag, c.value_type.name()])).collect();
         let tags = serde_json::Value::Array(tags).to_string();
-        let insert =
-            Statement::new("INSERT INTO layout (tags) VALUES (?) ON CONFLICT DO NOTHING").bind(tags.clone());
-        insert.execute(conn).await.map_err(LakeError::sql("add a layout"))?;
-        let select = Statement::new("SELECT layout_id FROM layout WHERE tags = ?").bind(tags);
-        let id = one(conn, select, "find a layout").await?;
+        let insert = Statement::new(
+            "INSERT INTO layout (tags) VALUES (?) ON CONFLICT (tags) DO UPDATE SET tags = tags RETURNING layout_id",
+        );
+        let id = one(conn, insert.bind(tags), "add a layout").await?;
         known.push((Arc::clone(layout), id));
         Ok(id)
     }
 }
 
-fn key(statement: Statement, stream: &StreamId, machine_id: i64) -> Statement {
-    statement
-        .bind(stream.agent.as_str().to_owned())
-        .bind(stream.epoch.to_string())
-        .bind(machine_id)
-        .bind(stream.category.as_str().to_owned())
-}
-
-async fn one(conn: &mut SqliteConnection, select: Statement, what: &'static str) -> Result<i64, LakeError> {
-    let row = select.fetch_optional(conn).await.map_err(LakeError::sql(what))?;
+/// Runs an insert that gives back a number: the new row's, or that of the row that was there.
+async fn one(conn: &mut SqliteConnection, insert: Statement, what: &'static str) -> Result<i64, LakeError> {
+    let row = insert.fetch_optional(conn).await.map_err(LakeError::sql(what))?;
     let row = row.ok_or_else(|| LakeError::stored(what, "it is not there although it was just added"))?;
     row.try_get(0).map_err(LakeError::sql(what))
 }

@@ -151,7 +151,7 @@ pub(super) fn number(n: u64) -> i64 {
 }
 
 /// Cuts `items` into pieces whose lengths are powers of two.
-fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
+pub(super) fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
         let mut length = ROWS_PER_STATEMENT;
         while length > items.len() {

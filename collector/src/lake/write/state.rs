@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use millrace_protocol::IntervalSet;
 use serde_json::json;
 
-use super::rows::number;
+use super::rows::{number, pieces};
 use crate::lake::LakeError;
 use crate::lake::db::{Row as _, SqliteConnection, Statement};
 
@@ -61,6 +61,9 @@ pub struct ShardState {
     pub trouble: BTreeMap<String, String>,
 }
 
+/// So many streams are saved by one statement.
+const STREAMS_PER_STATEMENT: usize = 256;
+
 /// Writes a set of sequences as text: `1-500,502`.
 #[must_use]
 pub fn set_text(set: &IntervalSet) -> String {
@@ -82,32 +85,43 @@ pub fn set_text(set: &IntervalSet) -> String {
 /// # Errors
 /// [`LakeError::Sql`]; roll the transaction back.
 pub async fn streams(conn: &mut SqliteConnection, states: Vec<(i64, StreamState)>) -> Result<(), LakeError> {
-    for (stream_id, state) in states {
-        let seen = [&state.stored, &state.rejected].iter().filter_map(|set| set.last()).max().unwrap_or(0);
+    // One statement for many: with a thousand machines every flush touches as many streams.
+    for piece in states.chunks(STREAMS_PER_STATEMENT) {
+        let rows: Vec<serde_json::Value> = piece.iter().map(|(id, state)| saved(*id, state)).collect();
         let update = Statement::new(
-            "UPDATE stream SET sender = ?, numbered = ?, acknowledged = ?, complete_until = ?, seen = ?, event_ts = ?, \
-             append_ts = ?, waiting = ?, stored = ?, rejected = ?, lost = ?, given_up = ?, repeated = ?, conflicts = ? \
-             WHERE stream_id = ?",
+            "UPDATE stream SET sender = new.value ->> 1, numbered = new.value ->> 2, acknowledged = new.value ->> 3, \
+             complete_until = new.value ->> 4, seen = new.value ->> 5, event_ts = new.value ->> 6, \
+             append_ts = new.value ->> 7, waiting = new.value ->> 8, stored = new.value ->> 9, \
+             rejected = new.value ->> 10, lost = new.value ->> 11, given_up = new.value ->> 12, \
+             repeated = new.value ->> 13, conflicts = new.value ->> 14 \
+             FROM json_each(?) AS new WHERE stream.stream_id = new.value ->> 0",
         );
-        let update = update
-            .bind(state.sender)
-            .bind(number(state.numbered))
-            .bind(number(state.acknowledged))
-            .bind(state.complete_until)
-            .bind(number(seen))
-            .bind(state.event_ts)
-            .bind(state.append_ts)
-            .bind(json!(state.waiting).to_string())
-            .bind(set_text(&state.stored))
-            .bind(set_text(&state.rejected))
-            .bind(set_text(&state.lost))
-            .bind(set_text(&state.given_up))
-            .bind(number(state.repeated))
-            .bind(number(state.conflicts))
-            .bind(stream_id);
+        let update = update.bind(serde_json::Value::Array(rows).to_string());
         update.execute(conn).await.map_err(LakeError::sql("save the ledger (table stream)"))?;
     }
     Ok(())
+}
+
+/// Gives the row of a stream, in the order of [`streams`].
+fn saved(stream_id: i64, state: &StreamState) -> serde_json::Value {
+    let seen = [&state.stored, &state.rejected].iter().filter_map(|set| set.last()).max().unwrap_or(0);
+    json!([
+        stream_id,
+        state.sender,
+        number(state.numbered),
+        number(state.acknowledged),
+        state.complete_until,
+        number(seen),
+        state.event_ts,
+        state.append_ts,
+        json!(state.waiting).to_string(),
+        set_text(&state.stored),
+        set_text(&state.rejected),
+        set_text(&state.lost),
+        set_text(&state.given_up),
+        number(state.repeated),
+        number(state.conflicts),
+    ])
 }
 
 /// Moves a shard's offsets under its fence and gives the number of this flush (D12).
@@ -192,12 +206,18 @@ pub async fn operator_states(
     flush_id: i64,
     states: Vec<(String, Vec<u8>)>,
 ) -> Result<(), LakeError> {
-    for (machine, body) in states {
-        let upsert = Statement::new(
-            "INSERT INTO operator_state (machine, shard, body, flush_id) VALUES (?, ?, ?, ?) ON CONFLICT (machine) \
+    for piece in pieces(&states) {
+        let marks = vec!["(?, ?, ?, ?)"; piece.len()].join(", ");
+        let mut upsert = Statement::new(format!(
+            "INSERT INTO operator_state (machine, shard, body, flush_id) VALUES {marks} ON CONFLICT (machine) \
              DO UPDATE SET shard = excluded.shard, body = excluded.body, flush_id = excluded.flush_id",
-        );
-        let upsert = upsert.bind(machine).bind(shard).bind(body).bind(flush_id);
+        ));
+        for (machine, body) in piece {
+            upsert.add(machine.clone());
+            upsert.add(shard);
+            upsert.add(body.clone());
+            upsert.add(flush_id);
+        }
         upsert.execute(conn).await.map_err(LakeError::sql("save operator state"))?;
     }
     Ok(())

@@ -31,8 +31,12 @@ fn number_tag(kind: NumberKind, order: &[u8]) -> Tag {
     tag
 }
 
+fn decoder(tag: &Tag) -> Decoder {
+    Decoder::new(Arc::new(tag.clone()))
+}
+
 fn cell(tag: &Tag, words: &[u16]) -> Cell {
-    Decoder::new(tag).cell(&Reply::Registers(words.to_vec()), 0)
+    decoder(tag).cell(&Reply::Registers(words.to_vec()), 0)
 }
 
 fn good(value: Value) -> Cell {
@@ -65,7 +69,7 @@ fn every_type_is_read_in_every_order() {
     for (kind, order, words, value) in table {
         let tag = number_tag(kind, order);
         assert_eq!(cell(&tag, words), good(value.clone()), "{kind:?} {order:?} {words:x?}");
-        assert_eq!(Decoder::new(&tag).value_type(), value.value_type(), "{kind:?}");
+        assert_eq!(decoder(&tag).value_type(), value.value_type(), "{kind:?}");
     }
 }
 
@@ -84,7 +88,7 @@ fn bits_of_registers_and_coils_are_truth_values() {
     for (bit, is_set) in [(0, true), (1, false), (15, true)] {
         assert_eq!(cell(&tag(Decode::Bit(bit)), &[0x8001]), good(Value::Bool(is_set)), "bit {bit}");
     }
-    let coil = Decoder::new(&sample::bit("t", Table::Coil, 0));
+    let coil = decoder(&sample::bit("t", Table::Coil, 0));
     let reply = Reply::Bits(vec![false, true]);
     assert_eq!([coil.cell(&reply, 0), coil.cell(&reply, 1)], [false, true].map(|b| good(Value::Bool(b))));
     assert_eq!(coil.cell(&reply, 2), Cell::Bad(Quality::NOT_DECODABLE));
@@ -116,7 +120,7 @@ fn conversions_change_the_value_and_a_counter_keeps_the_raw_integer() {
         tag.convert = convert;
         tag
     };
-    let modes = Convert::Enum(BTreeMap::from([(0, "stop".to_owned()), (2, "manual".to_owned())]));
+    let modes = Convert::Enum(BTreeMap::from([(0, "stop".into()), (2, "manual".into())]));
     for (convert, raw, expected) in [
         (Convert::Linear { scale: 0.1, offset: -40.0 }, 500, Value::F64(500.0 * 0.1 - 40.0)),
         (modes.clone(), 2, Value::Text("manual".into())),
@@ -125,7 +129,7 @@ fn conversions_change_the_value_and_a_counter_keeps_the_raw_integer() {
     ] {
         let tag = with(convert);
         assert_eq!(cell(&tag, &[raw]), good(expected.clone()), "{:?}", tag.convert);
-        assert_eq!(Decoder::new(&tag).value_type(), expected.value_type());
+        assert_eq!(decoder(&tag).value_type(), expected.value_type());
     }
 }
 
@@ -228,7 +232,7 @@ proptest! {
         let numbers = Decode::Number { kind, order };
         for decode in [Decode::Bool, Decode::Bit(bit), numbers, text] {
             let tag = sample::tag("t", Table::Holding, 0, decode);
-            let decoder = Decoder::new(&tag);
+            let decoder = decoder(&tag);
             for reply in [Reply::Registers(words.clone()), Reply::Bits(vec![true; words.len()])] {
                 let cell = decoder.cell(&reply, offset);
                 prop_assert!(cell.is_point());

@@ -14,7 +14,7 @@ const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8
 <title>Millrace agent</title><style>\
 body{font:15px/1.4 system-ui,sans-serif;margin:2em;max-width:70em}\
 table{border-collapse:collapse;margin:.5em 0 1.5em}\
-td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:left}\
+td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:left;white-space:nowrap}\
 td.n{text-align:right;font-variant-numeric:tabular-nums}\
 .ok{color:#070}.degraded{color:#a60}.red{color:#c00}</style></head><body>";
 

@@ -11,7 +11,7 @@ const MOST_ROWS: usize = 200;
 const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" \
      content=\"5\"><title>Millrace: newest features</title><style>body{font:14px sans-serif;margin:2em}\
      table{border-collapse:collapse;margin-bottom:2em}th,td{border:1px solid #ccc;padding:.2em .6em;\
-     text-align:left}td.n{text-align:right}tr.old{color:#999}</style></head><body>";
+     text-align:left;white-space:nowrap}td.n{text-align:right}tr.old{color:#999}</style></head><body>";
 
 /// Writes the page. *Units*: microseconds since 1970-01-01 UTC.
 pub(super) fn newest(newest: &Newest, project: &str, now_us: i64) -> String {
@@ -61,10 +61,46 @@ fn push_row(out: &mut String, entity: &str, row: &Served, now_us: i64, ttl_us: i
             Value::Null => "–".to_owned(),
             value => value_text(value).unwrap_or_default(),
         };
-        let _infallible = write!(out, "<td class=\"n\">{}", escape(&text));
+        let _infallible =
+            write!(out, "<td class=\"n\" title=\"{}\">{}", escape(&text), escape(&figure(&text)));
     }
+}
+
+/// Gives a number with the six digits that matter to a person; the whole of it is the cell's title.
+fn figure(text: &str) -> String {
+    let float = text.parse::<f64>().ok().filter(|float| float.is_finite() && text.contains(['.', 'e']));
+    let rounded = float.and_then(|float| {
+        // Nobody wants zeros in the place of digits before the point.
+        let large = (1e5..1e15).contains(&float.abs());
+        if large { format!("{float:.1}") } else { format!("{float:.5e}") }.parse::<f64>().ok()
+    });
+    rounded.map_or_else(|| text.to_owned(), |float| format!("{float:?}").trim_end_matches(".0").to_owned())
 }
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_the_digits_that_matter() {
+        let table = [
+            ("48.92842260333824", "48.9284"),
+            ("11.806000000000001", "11.806"),
+            ("40.0", "40"),
+            ("-0.00012345678", "-0.000123457"),
+            ("6.5e300", "6.5e300"),
+            ("123456789.46", "123456789.5"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("NaN", "NaN"),
+            ("running", "running"),
+            ("v1.2", "v1.2"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(figure(text), expected);
+        }
+    }
 }

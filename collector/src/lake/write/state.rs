@@ -61,9 +61,6 @@ pub struct ShardState {
     pub trouble: BTreeMap<String, String>,
 }
 
-/// So many streams are saved by one statement.
-const STREAMS_PER_STATEMENT: usize = 256;
-
 /// Writes a set of sequences as text: `1-500,502`.
 #[must_use]
 pub fn set_text(set: &IntervalSet) -> String {
@@ -86,42 +83,39 @@ pub fn set_text(set: &IntervalSet) -> String {
 /// [`LakeError::Sql`]; roll the transaction back.
 pub async fn streams(conn: &mut SqliteConnection, states: Vec<(i64, StreamState)>) -> Result<(), LakeError> {
     // One statement for many: with a thousand machines every flush touches as many streams.
-    for piece in states.chunks(STREAMS_PER_STATEMENT) {
-        let rows: Vec<serde_json::Value> = piece.iter().map(|(id, state)| saved(*id, state)).collect();
-        let update = Statement::new(
-            "UPDATE stream SET sender = new.value ->> 1, numbered = new.value ->> 2, acknowledged = new.value ->> 3, \
-             complete_until = new.value ->> 4, seen = new.value ->> 5, event_ts = new.value ->> 6, \
-             append_ts = new.value ->> 7, waiting = new.value ->> 8, stored = new.value ->> 9, \
-             rejected = new.value ->> 10, lost = new.value ->> 11, given_up = new.value ->> 12, \
-             repeated = new.value ->> 13, conflicts = new.value ->> 14 \
-             FROM json_each(?) AS new WHERE stream.stream_id = new.value ->> 0",
-        );
-        let update = update.bind(serde_json::Value::Array(rows).to_string());
+    for piece in pieces(&states) {
+        let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; piece.len()].join(", ");
+        let mut update = Statement::new(format!(
+            "WITH new (stream_id, sender, numbered, acknowledged, complete_until, seen, event_ts, append_ts, waiting, \
+             stored, rejected, lost, given_up, repeated, conflicts) AS (VALUES {rows}) \
+             UPDATE stream SET sender = new.sender, numbered = new.numbered, acknowledged = new.acknowledged, \
+             complete_until = new.complete_until, seen = new.seen, event_ts = new.event_ts, append_ts = new.append_ts, \
+             waiting = new.waiting, stored = new.stored, rejected = new.rejected, lost = new.lost, \
+             given_up = new.given_up, repeated = new.repeated, conflicts = new.conflicts \
+             FROM new WHERE stream.stream_id = new.stream_id",
+        ));
+        piece.iter().for_each(|(stream_id, state)| add_stream(&mut update, *stream_id, state));
         update.execute(conn).await.map_err(LakeError::sql("save the ledger (table stream)"))?;
     }
     Ok(())
 }
 
-/// Gives the row of a stream, in the order of [`streams`].
-fn saved(stream_id: i64, state: &StreamState) -> serde_json::Value {
+fn add_stream(update: &mut Statement, stream_id: i64, state: &StreamState) {
     let seen = [&state.stored, &state.rejected].iter().filter_map(|set| set.last()).max().unwrap_or(0);
-    json!([
-        stream_id,
-        state.sender,
-        number(state.numbered),
-        number(state.acknowledged),
-        state.complete_until,
-        number(seen),
-        state.event_ts,
-        state.append_ts,
-        json!(state.waiting).to_string(),
-        set_text(&state.stored),
-        set_text(&state.rejected),
-        set_text(&state.lost),
-        set_text(&state.given_up),
-        number(state.repeated),
-        number(state.conflicts),
-    ])
+    update.add(stream_id);
+    update.add(state.sender.clone());
+    update.add(number(state.numbered));
+    update.add(number(state.acknowledged));
+    update.add(state.complete_until);
+    update.add(number(seen));
+    update.add(state.event_ts);
+    update.add(state.append_ts);
+    update.add(json!(state.waiting).to_string());
+    for set in [&state.stored, &state.rejected, &state.lost, &state.given_up] {
+        update.add(set_text(set));
+    }
+    update.add(number(state.repeated));
+    update.add(number(state.conflicts));
 }
 
 /// Moves a shard's offsets under its fence and gives the number of this flush (D12).

@@ -3,7 +3,8 @@
 //! peak memory at most 32 MB with 1 GB of backlog.
 //!
 //! Payload is what would go to Kafka before its compression: the encoded chunks. `MILLRACE_BENCH_MB` is the payload
-//! in MB (1000 without it), `MILLRACE_BENCH_DIR` the disk. Two kinds of values: *registers* are readings with one
+//! in MB (1000 without it), `MILLRACE_BENCH_DIR` the disk. With `MILLRACE_BENCH_FILL` it only fills the folder of that
+//! name with registers, for a measurement of the agent as a whole (`hw-tests/bench/agent`); `MILLRACE_BENCH_AGENT` is whose rows they are. Two kinds of values: *registers* are readings with one
 //! decimal, as scaled 16-bit registers give them; *floats* are full 32-bit floats, of which no two are alike.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
@@ -45,7 +46,8 @@ fn value(kind: Values, device: usize, tag: usize, cycle: u64) -> f64 {
 fn start(dir: &Path, epoch: u64) -> (Buffer, BufferReader) {
     let options = OpenOptions {
         data_dir: dir.to_owned(),
-        agent: AgentId::new("bench").expect("a name"),
+        agent: AgentId::new(&std::env::var("MILLRACE_BENCH_AGENT").unwrap_or_else(|_| "bench".to_owned()))
+            .expect("a name"),
         epoch: Epoch(epoch),
         max_bytes: 16 << 30,
         when_full: WhenFull::DropOldest,
@@ -132,6 +134,11 @@ fn main() {
         return;
     }
     let mega: u64 = std::env::var("MILLRACE_BENCH_MB").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000);
+    if let Some(folder) = std::env::var_os("MILLRACE_BENCH_FILL") {
+        let (points, payload) = fill(Path::new(&folder), Values::Registers, mega * 1_000_000);
+        println!("{points} points, {payload} bytes of payload");
+        return;
+    }
     let disk = std::env::var_os("MILLRACE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     for (name, kind) in [("registers", Values::Registers), ("floats", Values::Floats)] {
         let dir = tempfile::tempdir_in(&disk).expect("a folder to measure in");

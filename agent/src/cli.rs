@@ -132,6 +132,12 @@ impl Failure {
 pub const EXIT_USAGE: u8 = 64;
 
 impl Cli {
+    /// Tells whether the agent is to run.
+    #[must_use]
+    pub const fn is_run(&self) -> bool {
+        matches!(self.verb, Verb::Run(_))
+    }
+
     /// Does what the command line asks for and gives the exit code.
     ///
     /// *Errors*: [`Failure`], to be shown with all its causes.

@@ -156,6 +156,16 @@ fn exit_codes_tell_good_from_wrong_usage() {
 }
 
 #[test]
+fn the_running_agent_has_told_the_allocator_to_keep_little_in_the_process_that_was_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = Running::start(&configuration(&folder));
+    agent.address();
+    let environment = std::fs::read_to_string(format!("/proc/{}/environ", agent.id())).unwrap();
+    let has = |variable: &str| environment.split('\0').any(|entry| entry == variable);
+    assert!(has("MALLOC_ARENA_MAX=1") && has("MALLOC_MMAP_THRESHOLD_=524288"), "{environment}");
+}
+
+#[test]
 fn sigterm_stops_within_five_seconds_while_kafka_is_away() {
     let folder = tempfile::tempdir().unwrap();
     let file = configuration(&folder);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests")]
 
 mod agent_config;
+mod audit_can_fail;
 mod documentation;
 mod dropped_segment;
 mod kills;

@@ -10,6 +10,7 @@ pub mod run;
 pub mod simulate;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Simulated machines, their faults, and the Kafka broker of the demo.
 #[derive(Debug, Parser)]
@@ -35,15 +36,19 @@ pub enum Verb {
     Simulate(simulate::SimulateArgs),
 }
 
-/// Waits for SIGTERM or Ctrl-C.
+/// Takes SIGTERM and Ctrl-C from now on; the answer waits for one of them. Before a program says where it listens, so
+/// that who reads it can end it.
 ///
 /// *Errors*: the signal handlers cannot be installed.
-async fn until_told_to_stop() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupt = tokio::signal::ctrl_c() => interrupt,
-        _ = terminate.recv() => Ok(()),
-    }
+fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// Prints one `KEY=value` line; a closed pipe is no reason to stop.

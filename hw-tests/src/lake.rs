@@ -93,6 +93,14 @@ impl Lake {
             .collect()
     }
 
+    /// Carries out a statement, to spoil what a check must find.
+    ///
+    /// *Errors*: the lake refuses it.
+    pub async fn spoil(&mut self, statement: &'static str) -> anyhow::Result<()> {
+        sqlx::query(statement).execute(&mut self.connection).await.context("spoiling the lake")?;
+        Ok(())
+    }
+
     /// Deletes one row out of the middle and gives its machine, stream and sequence.
     ///
     /// *Errors*: there is no row, or the lake is locked.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use clap::Args;
 
-use super::{print_line, until_told_to_stop};
+use super::{print_line, told_to_stop};
 use crate::control;
 use crate::kafka::{KafkaBroker, PARTITION_MAX_BYTES, PARTITION_MAX_MESSAGES};
 use crate::supervise::Tasks;
@@ -31,6 +31,7 @@ pub struct BrokerArgs {
 ///
 /// *Errors*: the broker or the control address does not start.
 pub async fn run(args: BrokerArgs) -> anyhow::Result<()> {
+    let told = told_to_stop().context("waiting for a signal")?;
     let broker = KafkaBroker::start(&args.topics, args.partitions)?;
     let brokers = broker.brokers().to_owned();
     let tasks = Tasks::new();
@@ -49,7 +50,7 @@ pub async fn run(args: BrokerArgs) -> anyhow::Result<()> {
         "MILLRACE_BROKER_LIMITS",
         "5 MB or 100000 messages per partition; nothing outlives the process",
     );
-    until_told_to_stop().await.context("waiting for a signal")?;
+    told.await;
     tasks.stop().await;
     Ok(())
 }

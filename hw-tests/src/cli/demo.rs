@@ -20,11 +20,12 @@ pub struct DemoArgs {
 ///
 /// *Errors*: a program does not start, stops by itself, or does not recover.
 pub async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
+    let told = super::told_to_stop().context("waiting for a signal")?;
     let options = Options { break_lake: args.break_lake, keep: args.keep };
     let mut shown = tokio::task::spawn_blocking(move || demo::run(options));
     tokio::select! {
         outcome = &mut shown => return outcome.context("the demonstration's thread")?,
-        told = super::until_told_to_stop() => told.context("waiting for a signal")?,
+        () = told => {}
     }
     // Its programs end with it.
     programs::stop_all();

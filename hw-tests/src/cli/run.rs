@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 
-use super::{print_line, until_told_to_stop};
+use super::{print_line, told_to_stop};
 use crate::control;
 use crate::plant::agent_config::{AgentSettings, agent_toml};
 use crate::plant::config::PlantConfig;
@@ -51,6 +51,7 @@ pub struct RunArgs {
 ///
 /// *Errors*: something does not start, or a file cannot be written.
 pub async fn run(args: RunArgs, config: PlantConfig) -> anyhow::Result<()> {
+    let told = told_to_stop().context("waiting for a signal")?;
     let truth = match &args.truth {
         Some(path) => TruthLog::create(path)?,
         None => TruthLog::none(),
@@ -80,7 +81,7 @@ pub async fn run(args: RunArgs, config: PlantConfig) -> anyhow::Result<()> {
         print_line("MILLRACE_AGENT_CONFIG", path.display());
     }
     print_line("MILLRACE_PLANT_CONTROL", format!("http://{control}"));
-    until_told_to_stop().await.context("waiting for a signal")?;
+    told.await;
     tasks.stop().await;
     plant.end().await;
     Ok(())

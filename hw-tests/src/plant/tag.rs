@@ -64,6 +64,25 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Bool,
+        Self::Bit,
+        Self::U8,
+        Self::I8,
+        Self::U16,
+        Self::I16,
+        Self::U32,
+        Self::I32,
+        Self::U64,
+        Self::I64,
+        Self::F32,
+        Self::F64,
+        Self::Bcd16,
+        Self::Bcd32,
+        Self::String,
+    ];
+
     /// Gives the bytes of a value; text has its own length.
     #[must_use]
     pub const fn bytes(self) -> usize {

@@ -86,7 +86,7 @@ const COALESCE: Row = Row {
     at: |range, t| (SQRT.at)(range, t).or_else(|| range.oracle.number("b", t)),
 };
 const ABS: Row = Row { tags: &[("a", 0)], at: |range, t| Some((A.at)(range, t)?.abs()) };
-const CLAMP: Row = Row { tags: &[("a", 0)], at: |range, t| Some((A.at)(range, t)?.max(-100.0).min(100.0)) };
+const CLAMP: Row = Row { tags: &[("a", 0)], at: |range, t| Some((A.at)(range, t)?.clamp(-100.0, 100.0)) };
 const RISING: Row = Row { tags: &[("a", 0)], at: |range, t| range.edge(t, 0.0) };
 const FALLING: Row = Row { tags: &[("a", 0)], at: |range, t| range.edge(t, 1.0) };
 const LAG: Row = Row {

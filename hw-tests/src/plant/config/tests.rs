@@ -1,12 +1,25 @@
 //! What `plant.toml` may say, and that the agent understands what is written for it.
 
 use super::*;
+use crate::plant::tag::{Kind, Table};
 
 const DEMO: &str = include_str!("../../../plants/demo.toml");
 
 #[test]
-fn the_demo_plant_is_sound_and_shows_every_type() {
+fn the_demo_plant_is_sound_and_shows_every_type_table_and_order_of_bytes() {
     let config = PlantConfig::parse(DEMO).expect("sound");
+    let tags: Vec<&Tag> = config.profiles.values().flat_map(|profile| &profile.tags).collect();
+    for kind in Kind::ALL {
+        assert!(tags.iter().any(|tag| tag.kind == kind), "no tag is {kind:?}");
+    }
+    for table in [Table::Coil, Table::Discrete, Table::Holding, Table::Input] {
+        assert!(tags.iter().any(|tag| tag.table == table), "no tag stands in {table:?}");
+    }
+    for order in ["BA", "ABCD", "DCBA", "BADC", "CDAB", "ABCDEFGH", "HGFEDCBA", "BADCFEHG", "GHEFCDAB"] {
+        assert!(tags.iter().any(|tag| tag.order.as_deref() == Some(order)), "no tag is {order}");
+    }
+    let shared = config.devices.iter().filter(|device| device.bus == "line-a").count();
+    assert!(shared > 1, "several unit ids stand behind one port");
     assert_eq!(config.machines().count(), 6);
     let profile = config.publisher_profiles.get("cell").expect("cell");
     assert_eq!(config.publishers[0].topic(profile), "plant/L3/oven-01/telemetry");

@@ -64,8 +64,12 @@ impl Client {
 }
 
 async fn plant(dir: &TempDir) -> Plant {
+    plant_of(dir, PLANT).await
+}
+
+async fn plant_of(dir: &TempDir, text: &str) -> Plant {
     let truth = TruthLog::create(&dir.path().join("truth.jsonl")).expect("truth");
-    Plant::start(PlantConfig::parse(PLANT).expect("config"), truth).await.expect("plant")
+    Plant::start(PlantConfig::parse(text).expect("config"), truth).await.expect("plant")
 }
 
 fn truth(dir: &Path) -> Vec<ReplyEntry> {
@@ -154,6 +158,17 @@ async fn wrong_unit_wrong_length_and_exceptions_are_sent_as_named_and_written_do
     }
     let names: Vec<_> = truth(dir.path()).into_iter().map(|reply| reply.fault).collect();
     assert_eq!(names, [FaultKind::WrongUnit, FaultKind::WrongLength, FaultKind::Exception].map(Some));
+    plant.end().await;
+}
+
+#[tokio::test]
+async fn a_fault_of_the_configuration_begins_by_itself() {
+    let dir = TempDir::new().expect("dir");
+    let fault = r#"fault = [{ machine = "one", kind = "exception", code = 6, for = "1 h" }]"#;
+    let plant = plant_of(&dir, &PLANT.replacen("device =", &format!("{fault}\ndevice ="), 1)).await;
+    let mut client = Client::new(&plant).await;
+    assert_eq!(client.read(1).await, [0x83, 6]);
+    assert_eq!(client.read(2).await[..2], [3, 8], "its neighbour is well");
     plant.end().await;
 }
 

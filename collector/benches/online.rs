@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use millrace_collector::features::online::{OnlineRow, OnlineStore};
 use millrace_collector::features::view::ActiveView;
-use millrace_collector::serve::{Readiness, Serving, router, run};
+use millrace_collector::serve::{Serving, router, run};
+use millrace_collector::status::Status;
 use millrace_preprocess::{FeatureColumn, FeatureRow, FeatureType, FeatureValue, ViewSchema};
-use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -136,9 +136,7 @@ async fn serve(store: &OnlineStore) {
         services: vec![],
         project: "bench".to_owned(),
         now_us: Box::new(|| 0),
-        readiness: Box::new(|| Readiness::Ready),
-        troubles: Box::new(Vec::new),
-        registry: Registry::new(),
+        status: Status::new(Duration::MAX),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");

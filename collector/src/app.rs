@@ -17,7 +17,7 @@ use crate::features::view::{ActiveView, NamedFeatures, NamedService};
 use crate::features::{Places, Stores, StoresError};
 use crate::flush::Settings;
 use crate::lake::{self, LakeError};
-use crate::serve::{self, Readiness, Serving};
+use crate::serve::{self, Serving};
 use crate::status::Status;
 use crate::supervise::{TaskError, Tasks};
 use worker::Worker;
@@ -185,19 +185,16 @@ impl App {
         let locks = [own_folder, lock(beside.into())?];
         let mut conn = lake::open(&config.lake_file).await?;
         let stores = Arc::new(Stores::open(&mut conn, &places(&config), &schemas(&catalog)).await?);
-        let status = Status::new();
+        let status = Status::new(config.ready_without_kafka);
         let address = config.serve_listen;
         let listener =
             TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, source })?;
-        let (readiness, troubles) = (status.clone(), status.clone());
         let serving = Serving {
             newest: stores.newest(),
             services: services(&catalog, stores.views()),
             project: config.feast_project.clone(),
             now_us: Box::new(clock::now_us),
-            readiness: Box::new(move || readiness.not_ready().map_or(Readiness::Ready, Readiness::NotReady)),
-            troubles: Box::new(move || troubles.troubles()),
-            registry: status.registry.clone(),
+            status: status.clone(),
         };
         let settings = Settings { catalog, stall_after: config.stall_after, limits: config.limits };
         let worker = Worker::new(config, settings, conn, stores, status);

@@ -38,6 +38,8 @@ pub struct Config {
     pub feast_project: String,
     /// `[serve] listen`; always a loopback address in this release.
     pub serve_listen: SocketAddr,
+    /// `[serve] ready_without_kafka`: how long Kafka may be away before `/readyz` says no.
+    pub ready_without_kafka: Duration,
 }
 
 /// How to reach Kafka. In this release plain text to loopback brokers only.

@@ -5,6 +5,7 @@
 //! caller's (they stand in the lake); nothing is ever committed to Kafka. Dropping [`Intake`] ends the thread.
 
 mod ends;
+mod link;
 mod position;
 mod topics;
 
@@ -22,6 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Kafka;
 use ends::Ends;
+pub use link::{Kafka as KafkaLink, Lag, Link, Word};
 pub use position::{LastRecord, Position};
 use topics::Topics;
 
@@ -127,7 +129,7 @@ impl Intake {
     /// Begins to read at the given positions; what has none is read from its beginning. Where a position knows the
     /// record before it, that one is read again and compared first (D13).
     ///
-    /// Kafka may be away: it is waited for.
+    /// Kafka may be away: it is waited for, and `link` says so.
     ///
     /// # Errors
     /// [`IntakeError::Configuration`] and [`IntakeError::Thread`].
@@ -135,9 +137,11 @@ impl Intake {
         kafka: &Kafka,
         positions: BTreeMap<(String, i32), Position>,
         clock: fn() -> i64,
+        link: Link,
     ) -> Result<Self, IntakeError> {
+        link.begin(clock());
         let consumer: BaseConsumer<Ends> =
-            client(kafka).create_with_context(Ends::default()).map_err(IntakeError::Configuration)?;
+            client(kafka).create_with_context(Ends::new(link.clone())).map_err(IntakeError::Configuration)?;
         let (sender, events) = mpsc::channel(CHANNEL);
         let stop = Arc::new(AtomicBool::new(false));
         let reader = Reader {
@@ -147,7 +151,7 @@ impl Intake {
             sender,
             stop: Arc::clone(&stop),
             clock,
-            away: false,
+            link,
             timed: false,
         };
         std::thread::Builder::new()
@@ -208,7 +212,7 @@ struct Reader {
     sender: mpsc::Sender<Event>,
     stop: Arc<AtomicBool>,
     clock: fn() -> i64,
-    away: bool,
+    link: Link,
     /// Whether a record's kind of timestamp was looked at.
     timed: bool,
 }
@@ -222,13 +226,11 @@ impl Reader {
             let event = match self.consumer.poll(POLL) {
                 None => None,
                 Some(Ok(message)) => {
-                    if std::mem::take(&mut self.away) {
-                        tracing::info!("Kafka answers again");
-                    }
                     if !std::mem::replace(&mut self.timed, true) {
                         self.topics.timestamps(&self.consumer, &message);
                     }
                     let incoming = taken(&message, &mut self.names, (self.clock)());
+                    self.link.read(&incoming.topic, incoming.partition, incoming.append_us);
                     self.topics.is_next(&self.consumer, &incoming).then_some(Event::Record(incoming))
                 }
                 Some(Err(error)) => self.trouble(&error),
@@ -253,7 +255,7 @@ impl Reader {
         }
     }
 
-    /// Says once that Kafka is away; only what no waiting mends stops a partition, or the intake.
+    /// Only what no waiting mends stops a partition, or the intake; that Kafka is away is seen by its silence.
     fn trouble(&mut self, error: &KafkaError) -> Option<Event> {
         let code = error.rdkafka_error_code();
         if matches!(code, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)) {
@@ -261,10 +263,8 @@ impl Reader {
             let known = self.topics.stop_what_is_out_of_range(&self.consumer);
             return (!known).then_some(Event::Failed(IntakeError::Offsets { prefix }));
         }
-        if !self.away {
-            self.away = true;
-            tracing::warn!("Kafka is away or in trouble; waiting for it: {error}");
-        }
+        tracing::debug!("trouble with Kafka: {error}");
+        self.link.trouble(error.to_string());
         None
     }
 }

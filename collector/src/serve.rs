@@ -20,7 +20,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -28,23 +27,15 @@ use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
-use prometheus::{IntCounter, Registry, TextEncoder};
+use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::features::online::Newest;
 use crate::features::view::NamedService;
+use crate::status::{KafkaPage, Status};
 use answer::{Compat, answer};
 use problem::Problem;
-
-/// Whether the collector can do its work, as `/readyz` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Readiness {
-    /// It can.
-    Ready,
-    /// It cannot yet, or not now: for this reason.
-    NotReady(String),
-}
 
 /// What the answers are made from.
 pub struct Serving {
@@ -56,40 +47,23 @@ pub struct Serving {
     pub project: String,
     /// The clock. *Units*: microseconds since 1970-01-01 UTC.
     pub now_us: Box<dyn Fn() -> i64 + Send + Sync>,
-    /// What `/readyz` says.
-    pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
-    /// What `/healthz` says beside that the process lives: what a person must look at.
-    pub troubles: Box<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// What `/metrics` shows; the server's own counters are added to it.
-    pub registry: Registry,
+    /// What `/readyz`, `/healthz`, `/metrics` and `/api/kafka` say.
+    pub status: Status,
 }
 
 struct Shared {
     serving: Serving,
     services: HashMap<String, Vec<String>>,
-    answered: IntCounter,
-    refused: IntCounter,
 }
 
 impl Shared {
     fn new(serving: Serving) -> Self {
-        let counter = |name: &str, help: &str| {
-            #[expect(clippy::expect_used, reason = "the names are constants of the right form")]
-            let counter = IntCounter::new(name, help).expect("a valid metric name");
-            // A second router over one registry counts for itself only.
-            let _duplicate = serving.registry.register(Box::new(counter.clone()));
-            counter
-        };
-        let [answered, refused] = ["answered", "refused"].map(|outcome| {
-            let name = format!("millrace_collector_serve_{outcome}_total");
-            counter(&name, &format!("Requests for online features that were {outcome}."))
-        });
         let references = |service: &NamedService| {
             let parts = service.features.iter();
             parts.flat_map(|part| part.features.iter().map(move |f| format!("{}:{f}", part.view))).collect()
         };
         let services = serving.services.iter().map(|s| (s.name.to_string(), references(s))).collect();
-        Self { serving, services, answered, refused }
+        Self { serving, services }
     }
 }
 
@@ -101,6 +75,7 @@ pub fn router(serving: Serving) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/api/kafka", get(kafka))
         .route("/", get(newest_page))
         .with_state(Arc::new(Shared::new(serving)))
 }
@@ -136,11 +111,11 @@ async fn get_online_features(State(shared): State<Arc<Shared>>, uri: Uri, body: 
     });
     match result {
         Ok(json) => {
-            shared.answered.inc();
+            shared.serving.status.answered();
             ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
         }
         Err(problem) => {
-            shared.refused.inc();
+            shared.serving.status.refused();
             refuse(&problem)
         }
     }
@@ -154,27 +129,25 @@ fn refuse(problem: &Problem) -> Response {
 
 /// That it answers at all says that the collector lives: the code is always 200.
 async fn healthz(State(shared): State<Arc<Shared>>) -> String {
-    let troubles = (shared.serving.troubles)();
+    let troubles = shared.serving.status.troubles((shared.serving.now_us)());
     if troubles.is_empty() { "ok\n".to_owned() } else { troubles.join("\n") + "\n" }
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    match (shared.serving.readiness)() {
-        Readiness::Ready => "ready\n".into_response(),
-        Readiness::NotReady(reason) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
-        }
+    match shared.serving.status.not_ready((shared.serving.now_us)()) {
+        None => "ready\n".into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    match TextEncoder::new().encode_to_string(&shared.serving.registry.gather()) {
-        Ok(text) => {
-            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            ([(CONTENT_TYPE, kind)], text).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(CONTENT_TYPE, kind)], shared.serving.status.metrics()).into_response()
+}
+
+/// How the link to Kafka fares, for `status` and for scripts.
+async fn kafka(State(shared): State<Arc<Shared>>) -> Json<KafkaPage> {
+    Json(shared.serving.status.kafka())
 }
 
 async fn newest_page(State(shared): State<Arc<Shared>>) -> Html<String> {

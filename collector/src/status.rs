@@ -1,17 +1,28 @@
 //! What the collector tells about itself: metrics, and whether it can do its work.
+//!
+//! The only module that names prometheus.
+
+mod kafka;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::core::Collector;
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::flush::Flushed;
+use crate::intake::Link;
+pub use kafka::{KafkaPage, PartitionPage};
 
 /// Metrics and readiness, shared by the worker and the server.
 #[derive(Clone)]
 pub struct Status {
-    /// Everything that `/metrics` shows.
-    pub registry: Registry,
+    /// How the link to Kafka fares.
+    pub link: Link,
+    /// How long Kafka may be away before the collector is not ready.
+    ready_without_kafka: Duration,
+    registry: Registry,
     rows: IntCounter,
     points: IntCounter,
     dead_letters: IntCounter,
@@ -20,38 +31,56 @@ pub struct Status {
     duplicate_agent: IntCounter,
     flushes: IntCounter,
     reloads: IntCounter,
+    answered: IntCounter,
+    refused: IntCounter,
+    kafka: kafka::Gauges,
     paused: IntGauge,
     troubles_found: IntGauge,
     not_ready: Arc<Mutex<Option<String>>>,
     troubles: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
-impl Default for Status {
-    fn default() -> Self {
-        Self::new()
-    }
+/// Makes a metric and adds it to the registry.
+fn made<M: Collector + Clone + 'static>(
+    registry: &Registry,
+    (name, help): (&str, &str),
+    make: impl FnOnce(Opts) -> prometheus::Result<M>,
+) -> M {
+    let options = Opts::new(format!("millrace_collector_{name}"), help);
+    #[expect(clippy::expect_used, reason = "the names are constants of the right form")]
+    let metric = make(options).expect("a valid metric name");
+    let _unique = registry.register(Box::new(metric.clone()));
+    metric
 }
 
 impl Status {
-    /// Makes the metrics; the collector is not ready yet.
+    /// Makes the metrics; the collector is not ready yet. While Kafka has been away for longer than
+    /// `ready_without_kafka`, it is not ready either.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(ready_without_kafka: Duration) -> Self {
         let registry = Registry::new();
-        let counter = |name: &str, help: &str| {
-            #[expect(clippy::expect_used, reason = "the names are constants of the right form")]
-            let counter =
-                IntCounter::new(format!("millrace_collector_{name}"), help).expect("a valid metric name");
-            let _unique = registry.register(Box::new(counter.clone()));
-            counter
-        };
-        let gauge = |name: &str, help: &str| {
-            #[expect(clippy::expect_used, reason = "the names are constants of the right form")]
-            let gauge =
-                IntGauge::new(format!("millrace_collector_{name}"), help).expect("a valid metric name");
-            let _unique = registry.register(Box::new(gauge.clone()));
-            gauge
+        let counter = |name: &str, help: &str| made(&registry, (name, help), IntCounter::with_opts);
+        let gauge = |name: &str, help: &str| made(&registry, (name, help), IntGauge::with_opts);
+        let by_partition = |name: &str, help: &str| {
+            made(&registry, (name, help), |options| IntGaugeVec::new(options, &["topic", "partition"]))
         };
         Self {
+            link: Link::default(),
+            ready_without_kafka,
+            answered: counter("serve_answered_total", "Requests for online features that were answered."),
+            refused: counter("serve_refused_total", "Requests for online features that were refused."),
+            kafka: kafka::Gauges {
+                up: gauge("kafka_up", "1 while Kafka answers."),
+                since: gauge(
+                    "kafka_state_since_timestamp_seconds",
+                    "When kafka_up took the value that it has.",
+                ),
+                behind: by_partition("kafka_lag_records", "Records in Kafka that are not read."),
+                newest_append: by_partition(
+                    "kafka_newest_append_timestamp_seconds",
+                    "Append time of the newest record read since the start.",
+                ),
+            },
             rows: counter("lake_rows_total", "Rows written to the lake."),
             points: counter("lake_points_total", "Points written to the lake."),
             dead_letters: counter(
@@ -93,11 +122,12 @@ impl Status {
         self.reloads.inc();
     }
 
-    /// Says that the lake cannot be written, and why; `true` the first time.
+    /// Says that the lake cannot be written, and why; `true` the first time of a pause, however often its reason
+    /// changes: it is met at one statement and then at another.
     pub fn pause(&self, why: &str) -> bool {
-        self.paused.set(1);
         let mut not_ready = self.not_ready.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = not_ready.as_deref() != Some(why);
+        let first = self.paused.get() == 0;
+        self.paused.set(1);
         *not_ready = Some(why.to_owned());
         first
     }
@@ -123,13 +153,40 @@ impl Status {
 
     /// Gives what a person must look at, one sentence each.
     #[must_use]
-    pub fn troubles(&self) -> Vec<String> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    pub fn troubles(&self, now_us: i64) -> Vec<String> {
+        let found = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let away = kafka::away(&self.link.kafka(), now_us, Duration::ZERO);
+        found.values().cloned().chain(away).collect()
     }
 
     /// Gives why the collector is not ready, if it is not.
     #[must_use]
-    pub fn not_ready(&self) -> Option<String> {
-        self.not_ready.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn not_ready(&self, now_us: i64) -> Option<String> {
+        let lake = self.not_ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        lake.or_else(|| kafka::away(&self.link.kafka(), now_us, self.ready_without_kafka))
+    }
+
+    /// Gives how the link to Kafka fares, as pages show it.
+    #[must_use]
+    pub fn kafka(&self) -> KafkaPage {
+        KafkaPage::from(&self.link.kafka())
+    }
+
+    /// Counts a request for online features that was answered.
+    pub fn answered(&self) {
+        self.answered.inc();
+    }
+
+    /// Counts a request for online features that was refused.
+    pub fn refused(&self) {
+        self.refused.inc();
+    }
+
+    /// Writes all metrics. *Source*: Prometheus text exposition format 0.0.4.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.kafka.set(&self.link.kafka());
+        // Writing to a string fails for metrics without a name or a sample, of which there are none.
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 }

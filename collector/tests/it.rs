@@ -6,7 +6,11 @@
 mod feast_golden;
 #[path = "it/plant.rs"]
 mod plant;
+#[path = "it/program.rs"]
+mod program;
 #[path = "it/thread.rs"]
 mod thread;
+#[path = "it/trouble.rs"]
+mod trouble;
 #[path = "it/verbs.rs"]
 mod verbs;

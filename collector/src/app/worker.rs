@@ -113,7 +113,8 @@ impl Worker {
         stop: &CancellationToken,
         pause: &mut Duration,
     ) -> Result<Ended, WorkerError> {
-        let mut intake = Intake::start(&self.config.kafka, memory.positions(), clock::now_us)?;
+        let mut intake =
+            Intake::start(&self.config.kafka, memory.positions(), clock::now_us, self.status.link.clone())?;
         self.status.forget_troubles();
         let (min, most) = (self.config.flush.min, self.config.flush.max_points);
         let mut last = Instant::now();

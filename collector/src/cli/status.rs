@@ -1,10 +1,18 @@
-//! `status`: what the ledger knows of every stream, and how far each shard has read.
+//! `status`: what the ledger knows of every stream, how far each shard has read, and, where the collector runs, whether
+//! Kafka answers and how far it is behind.
+
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
 use super::{ConfigFile, GOOD, table};
 use crate::lake::{self, read};
+use crate::status::KafkaPage;
+
+/// A collector answers from memory.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -21,6 +29,8 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let mut streams = read::streams(&mut conn).await?;
     streams.sort_by(|a, b| a.stream.cmp(&b.stream));
     let shards = read::shards(&mut conn).await?;
+    let listen = config.serve_listen;
+    let kafka = tokio::task::spawn_blocking(move || kafka(listen)).await?;
     if arguments.json {
         let streams: Vec<_> = streams
             .iter()
@@ -41,7 +51,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
                 "shard": shard, "fence": s.fence, "flushes": s.flushes, "offsets": s.offsets, "trouble": s.trouble,
             }))
             .collect();
-        table::json(&json!({ "streams": streams, "shards": shards }))?;
+        table::json(&json!({ "kafka": kafka, "streams": streams, "shards": shards }))?;
         return Ok(GOOD);
     }
     let mut sheet = table::Sheet::new(&[
@@ -78,7 +88,35 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         sheet.row(&[shard.to_string(), state.flushes.to_string(), offsets.join(", ")]);
     }
     sheet.print();
+    match &kafka {
+        Some(kafka) => print(kafka),
+        None => table::line(&format!(
+            "no collector answers at http://{listen}/api/kafka, so whether Kafka answers and how far it is read is not known"
+        )),
+    }
     let troubles = shards.values().flat_map(|state| state.trouble.values());
     troubles.for_each(|trouble| table::line(trouble));
     Ok(GOOD)
+}
+
+/// Asks the running collector; `None` if none answers.
+fn kafka(listen: SocketAddr) -> Option<KafkaPage> {
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
+    let mut answer = agent.get(format!("http://{listen}/api/kafka")).call().ok()?;
+    serde_json::from_str(&answer.body_mut().read_to_string().ok()?).ok()
+}
+
+fn print(kafka: &KafkaPage) {
+    let since = kafka.since.as_deref().unwrap_or("-");
+    let reason = kafka.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
+    table::line(&format!("Kafka is {} since {since}{reason}", kafka.state));
+    let mut sheet = table::Sheet::new(&["topic", "partition>", "next>", "end>", "behind>", "newest append"]);
+    let known = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    for part in &kafka.partitions {
+        let newest = part.newest_append.clone().unwrap_or_else(|| "-".to_owned());
+        let numbers = [known(part.next), known(part.end), known(part.behind)];
+        let [next, end, behind] = numbers;
+        sheet.row(&[part.topic.clone(), part.partition.to_string(), next, end, behind, newest]);
+    }
+    sheet.print();
 }

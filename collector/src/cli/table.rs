@@ -51,7 +51,5 @@ pub(super) fn line(text: &str) {
 
 /// Writes a time as RFC 3339, UTC; `-` for none.
 pub(super) fn time(us: Option<i64>) -> String {
-    let time = us.and_then(|us| time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1_000).ok());
-    time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_else(|| "-".to_owned())
+    us.and_then(crate::clock::rfc3339).unwrap_or_else(|| "-".to_owned())
 }

@@ -23,6 +23,7 @@ const FLUSH_MIN: Duration = Duration::from_millis(100);
 const FLUSH_MAX_POINTS: u64 = 5_000;
 const FEAST_PROJECT: &str = "plant";
 const LISTEN: &str = "127.0.0.1:6570";
+const READY_WITHOUT_KAFKA: Duration = Duration::from_secs(30);
 /// 2000-01-01: no machine of ours is older, and a clock that lost its battery starts before.
 const EARLIEST_US: i64 = 946_684_800_000_000;
 const AHEAD: Duration = Duration::from_secs(86_400);
@@ -160,7 +161,7 @@ fn whole(top: &mut Section<'_>, problems: &mut Problems) -> Option<Config> {
     let mut section = top.table(problems, "feast");
     let feast_project = section.text(problems, "project").map_or(FEAST_PROJECT.to_owned(), |(_, text)| text);
     section.end(problems);
-    let serve_listen = serve(top, problems);
+    let (serve_listen, ready_without_kafka) = serve(top, problems);
     Some(Config {
         data_dir,
         features_dir,
@@ -172,6 +173,7 @@ fn whole(top: &mut Section<'_>, problems: &mut Problems) -> Option<Config> {
         online_file: online_file?,
         feast_project,
         serve_listen,
+        ready_without_kafka,
     })
 }
 
@@ -308,7 +310,7 @@ fn limits(top: &mut Section<'_>, problems: &mut Problems) -> Limits {
     Limits { earliest_us, ahead }
 }
 
-fn serve(top: &mut Section<'_>, problems: &mut Problems) -> SocketAddr {
+fn serve(top: &mut Section<'_>, problems: &mut Problems) -> (SocketAddr, Duration) {
     let default = SocketAddr::from(([127, 0, 0, 1], 6570));
     let mut section = top.table(problems, "serve");
     let (at, text) =
@@ -329,8 +331,9 @@ fn serve(top: &mut Section<'_>, problems: &mut Problems) -> SocketAddr {
     };
     section.later(problems, "token_file", "tokens come with the next release; leave the key out");
     section.later(problems, "tls", "TLS comes with the next release; leave the key out");
+    let ready_without_kafka = section.duration(problems, "ready_without_kafka", READY_WITHOUT_KAFKA);
     section.end(problems);
-    listen
+    (listen, ready_without_kafka)
 }
 
 fn host_and_port(address: &str) -> Option<&str> {

@@ -5,33 +5,39 @@
 //! nobody is given up because we are deaf.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
-use rdkafka::statistics::{Partition, Statistics};
+use rdkafka::statistics::{Broker, Partition, Statistics};
+
+use super::link::{Heard, Link};
 
 /// Answers take at most `fetch.wait.max.ms` and the way; an answer may be older than its arrival by that.
 const MARGIN_US: i64 = 500_000;
 
 /// Collects ends until the thread takes them.
-#[derive(Default)]
 pub(super) struct Ends {
     state: Mutex<State>,
+    link: Link,
 }
 
 #[derive(Default)]
 struct State {
     /// Answers of each broker by then.
-    answers: HashMap<i32, u64>,
+    answers: HashMap<String, u64>,
     /// When the last statistics were made.
     last_us: Option<i64>,
     found: Vec<(String, i32, i64)>,
 }
 
 impl Ends {
+    pub(super) fn new(link: Link) -> Self {
+        Self { state: Mutex::default(), link }
+    }
+
     /// Takes what was found since the last call: (topic, partition, time).
     pub(super) fn take(&self) -> Vec<(String, i32, i64)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,9 +45,29 @@ impl Ends {
     }
 }
 
+fn position(partition: &Partition) -> i64 {
+    if partition.app_offset >= 0 { partition.app_offset } else { partition.next_offset }
+}
+
 fn at_end(partition: &Partition) -> bool {
-    let position = if partition.app_offset >= 0 { partition.app_offset } else { partition.next_offset };
+    let position = position(partition);
     partition.fetch_state == "active" && partition.hi_offset >= 0 && position >= partition.hi_offset
+}
+
+fn is_up(broker: &Broker) -> bool {
+    broker.state == "UP"
+}
+
+/// Sums up what all brokers did since the last statistics; `answered` holds those that answered.
+fn heard(statistics: &Statistics, answered: &HashMap<i32, bool>) -> Heard {
+    let idle = |broker: &Broker| is_up(broker) && broker.waitresp_cnt == 0 && broker.outbuf_cnt == 0;
+    if answered.values().any(|answered| *answered) {
+        Heard::Answer
+    } else if statistics.brokers.values().any(idle) {
+        Heard::NothingAsked
+    } else {
+        Heard::Silence
+    }
 }
 
 impl ClientContext for Ends {
@@ -59,11 +85,20 @@ impl ClientContext for Ends {
         // that an end was reached which lies minutes back.
         let now_us = statistics.time.saturating_mul(1_000_000);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was only configured and not met yet has the number -1.
         let mut answered = HashMap::new();
-        for broker in statistics.brokers.values().filter(|broker| broker.nodeid >= 0) {
-            let before = state.answers.insert(broker.nodeid, broker.rx);
-            let answers = broker.state == "UP" && before.is_some_and(|before| broker.rx > before);
-            answered.insert(broker.nodeid, answers);
+        for (name, broker) in &statistics.brokers {
+            let before = state.answers.insert(name.clone(), broker.rx);
+            let answers = is_up(broker) && before.is_some_and(|before| broker.rx > before);
+            *answered.entry(broker.nodeid).or_default() |= answers;
+        }
+        self.link.statistics(heard(&statistics, &answered), now_us);
+        for (name, topic) in &statistics.topics {
+            let name = Arc::from(name.as_str());
+            for (&number, partition) in topic.partitions.iter().filter(|(number, _)| **number >= 0) {
+                let known = |offset: i64| (offset >= 0).then_some(offset);
+                self.link.offsets(&name, number, known(position(partition)), known(partition.hi_offset));
+            }
         }
         let Some(last_us) = state.last_us.replace(now_us) else { return };
         for (name, topic) in &statistics.topics {

@@ -184,9 +184,7 @@ async fn feasts_own_sdk_reads_what_was_written() {
         services,
         project: "plant".to_owned(),
         now_us: Box::new(|| i64::MAX),
-        readiness: Box::new(|| Readiness::Ready),
-        troubles: Box::new(Vec::new),
-        registry: Registry::new(),
+        status: Status::new(std::time::Duration::MAX),
     };
     let shared = Arc::new(Shared::new(serving));
     let mut differences = Vec::new();

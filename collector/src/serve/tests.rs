@@ -60,14 +60,15 @@ async fn start() -> Server {
         features: vec!["mode".into(), "temp".into()],
         whole: false,
     }];
+    let status = Status::new(std::time::Duration::MAX);
+    status.pause("lake: waiting for its lock");
+    status.trouble("m.telemetry 1", "topic m.telemetry, partition 1 is not read on".to_owned());
     let serving = Serving {
         newest: store.newest(),
         services: vec![NamedService { name: "model".into(), features }],
         project: "plant".to_owned(),
         now_us: Box::new(|| NOW_US),
-        readiness: Box::new(|| Readiness::NotReady("lake: waiting for its lock".to_owned())),
-        troubles: Box::new(|| vec!["topic m.telemetry, partition 1 is not read on".to_owned()]),
-        registry: Registry::new(),
+        status,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

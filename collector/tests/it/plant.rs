@@ -17,7 +17,7 @@ use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for a state; reached only when something is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One view and one service over one tag.
 pub(crate) const PRESS: &str = r#"
@@ -41,9 +41,13 @@ features = ["press_10s"]
 
 pub(crate) struct Plant {
     pub(crate) folder: tempfile::TempDir,
-    _cluster: MockCluster<'static, DefaultProducerContext>,
+    cluster: MockCluster<'static, DefaultProducerContext>,
     producer: FutureProducer,
     brokers: String,
+    /// `[serve] listen`.
+    pub(crate) listen: String,
+    /// Further lines of `[serve]`.
+    pub(crate) more: String,
 }
 
 impl Plant {
@@ -58,7 +62,7 @@ impl Plant {
         cluster.create_topic("m.telemetry", 3, 1).unwrap();
         let brokers = cluster.bootstrap_servers();
         let producer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
-        Self { folder, _cluster: cluster, producer, brokers }
+        Self { folder, cluster, producer, brokers, listen: "127.0.0.1:0".to_owned(), more: String::new() }
     }
 
     /// The same lake, and a broker whose topics are new and empty.
@@ -79,8 +83,8 @@ impl Plant {
         format!(
             "version = 1\n[collector]\ndata_dir = \"{folder}/data\"\nfeatures_dir = \"{folder}/features.d\"\n\
              [kafka]\nbrokers = [\"{}\"]\ntopic_prefix = \"m\"\n[lake]\nurl = \"sqlite:{folder}/lake.db\"\n\
-             [serve]\nlisten = \"127.0.0.1:0\"\n",
-            self.brokers
+             [serve]\nlisten = \"{}\"\n{}",
+            self.brokers, self.listen, self.more
         )
     }
 
@@ -88,10 +92,26 @@ impl Plant {
         config::read(&[("collector.toml".to_owned(), self.config_text())]).unwrap()
     }
 
-    /// Runs a verb of the program; gives its exit code and what it printed.
-    pub(crate) async fn verb(&self, arguments: &[&str]) -> (Option<i32>, String) {
+    /// Cuts the link to the broker: connections end and new ones are refused.
+    pub(crate) fn down(&self) {
+        self.cluster.broker_down(-1).unwrap();
+    }
+
+    /// Mends it.
+    pub(crate) fn up(&self) {
+        self.cluster.broker_up(-1).unwrap();
+    }
+
+    /// Writes the configuration; gives its file.
+    pub(crate) fn write_config(&self) -> PathBuf {
         let file = self.folder.path().join("collector.toml");
         std::fs::write(&file, self.config_text()).unwrap();
+        file
+    }
+
+    /// Runs a verb of the program; gives its exit code and what it printed.
+    pub(crate) async fn verb(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let file = self.write_config();
         let program = env!("CARGO_BIN_EXE_millrace-collector");
         let output = tokio::process::Command::new(program)
             .args(arguments)

@@ -98,6 +98,7 @@ fn outside_crates_are_named_in_one_module() {
         ("collector/src", "rdkafka", "intake"),
         ("collector/src", "sqlx", "lake/db"),
         ("collector/src", "parquet", "features/parquet"),
+        ("collector/src", "prometheus", "status"),
         ("hw-tests/src", "rdkafka", "kafka"),
         ("hw-tests/src", "rumqttc", "plant/publisher"),
         ("protocol/src", "serde_cbor", ""),

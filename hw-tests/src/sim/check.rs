@@ -68,7 +68,6 @@ struct Found {
 pub async fn truth(
     conn: &mut SqliteConnection,
     truth: &Truth,
-    volatile: &BTreeSet<Epoch>,
     counts: &mut Counts,
     findings: &mut Findings,
 ) -> anyhow::Result<BTreeMap<String, Vec<InputRow>>> {
@@ -88,8 +87,7 @@ pub async fn truth(
         machines.insert(machine.to_string(), rows);
     }
     quarantined(conn, truth, &names, &mut found, counts, findings).await?;
-    let volatile: Vec<String> = volatile.iter().map(ToString::to_string).collect();
-    dead_letters(conn, truth, &names, &volatile, &mut found, counts, findings).await?;
+    dead_letters(conn, truth, &names, &mut found, counts, findings).await?;
     let lost = losses(conn, &names).await?;
     for (id, row) in &truth.rows {
         counts.rows += 1;
@@ -203,7 +201,6 @@ async fn dead_letters(
     conn: &mut SqliteConnection,
     truth: &Truth,
     names: &HashMap<i64, String>,
-    volatile: &[String],
     found: &mut BTreeMap<u64, Vec<Found>>,
     counts: &mut Counts,
     findings: &mut Findings,
@@ -222,7 +219,7 @@ async fn dead_letters(
                 let place =
                     (stream.unwrap_or_default(), seq.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0));
                 // A raw row has no flags that could say so.
-                let is_volatile = volatile.iter().any(|epoch| place.0.contains(epoch));
+                let is_volatile = truth.passed.contains(&id);
                 found.entry(id).or_default().push(Found { stream: place, is_volatile, is_same: true });
             }
             _ => findings.say("dead letter", format!("{kind}: {reason}")),

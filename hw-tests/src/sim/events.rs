@@ -366,7 +366,7 @@ impl Sim {
         let to_us = self.time.now_us();
         self.runtime.block_on(async {
             spoil(&mut conn, self.options.sabotage).await?;
-            let machines = check::truth(&mut conn, &self.truth, &self.volatile, counts, findings).await?;
+            let machines = check::truth(&mut conn, &self.truth, counts, findings).await?;
             check::books(&mut conn, &books, &self.volatile, counts, findings).await?;
             features::compare(&mut conn, settings, &machines, to_us, (counts, functions), findings).await
         })

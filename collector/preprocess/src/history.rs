@@ -180,8 +180,9 @@ impl History {
         })
     }
 
-    /// Takes a birth; points that came before it and belong after it get its rules. Gives what changed.
-    pub(crate) fn birth(&mut self, id: &Arc<StreamId>, birth: &Birth) -> Vec<Touched> {
+    /// Takes a birth; points that came before it and belong after it get its rules. Gives what changed; `None` if the
+    /// birth says nothing that was not said before.
+    pub(crate) fn birth(&mut self, id: &Arc<StreamId>, birth: &Birth) -> Option<Vec<Touched>> {
         let stream = self.stream(id);
         self.routes.clear();
         let read = birth.tags.iter().filter(|tag| self.tags.iter().any(|known| known.name == tag.name));
@@ -191,7 +192,10 @@ impl History {
                 (Arc::clone(&tag.name), TagRules { hold_us: tag.hold_us.max(0), modulus })
             })
             .collect();
-        let Some(births) = self.streams.get_mut(stream) else { return Vec::new() };
+        let births = self.streams.get_mut(stream)?;
+        if births.births.get(&birth.after) == Some(&tags) {
+            return None;
+        }
         births.births.insert(birth.after, tags);
         let mut touched = Vec::new();
         for (at, tag) in self.tags.iter_mut().enumerate() {
@@ -206,7 +210,7 @@ impl History {
                 }
             }
         }
-        touched
+        Some(touched)
     }
 
     /// Gives the longest time for which a tag's value may be held.

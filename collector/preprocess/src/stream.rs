@@ -90,9 +90,16 @@ impl StreamDriver {
     }
 
     /// Takes what a stream's rows mean from a place on. A birth comes before the rows that it is about (D1);
-    /// one that comes after them changes those that are still in memory and asks for repairs.
-    pub fn birth(&mut self, stream: &Arc<StreamId>, birth: &Birth) {
-        self.machine(&stream.machine).birth(stream, birth);
+    /// one that comes after them changes those that are still in memory and asks for repairs. Tells whether it says
+    /// anything new: then stored rows that it is about, and that are in memory no more, go to [`Self::misread`].
+    pub fn birth(&mut self, stream: &Arc<StreamId>, birth: &Birth) -> bool {
+        self.machine(&stream.machine).birth(stream, birth)
+    }
+
+    /// Asks for repairs because rows of a machine with `from_us` ≤ event time ≤ `until_us` mean something else than
+    /// they were taken for. *Units*: microseconds since 1970-01-01 UTC.
+    pub fn misread(&mut self, machine: &MachineName, from_us: i64, until_us: i64) {
+        self.machine(machine).misread(from_us, until_us);
     }
 
     /// Takes new rows, in any order.

@@ -363,9 +363,13 @@ impl Memory {
         let ledger = self.ledger.stream(stream);
         ledger.previous = birth.previous;
         ledger.started_us = birth.started_us;
+        let is_late = ledger.stored.last().is_some_and(|last| last > birth.after);
         let append_us = incoming.append_us;
-        self.shard(incoming.partition).driver.birth(stream, &birth);
+        let is_new = self.shard(incoming.partition).driver.birth(stream, &birth);
         let open = self.touch(incoming.partition, stream);
+        if is_new && is_late {
+            open.misread.push((Arc::clone(stream), birth.after));
+        }
         if let Some(flushed_us) = birth.last_flushed_us.filter(|us| *us < birth.started_us) {
             let gap = GapRow {
                 stream_id: 0,

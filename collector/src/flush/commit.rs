@@ -12,6 +12,7 @@ use super::{FlushError, Memory};
 use crate::features::offline::{self, WrittenRow};
 use crate::lake::LakeError;
 use crate::lake::db::{Executor as _, SqliteConnection};
+use crate::lake::read;
 use crate::lake::write::{self, BirthRow, ControlRow, GapRow, Ids, Reading, ShardState, StreamState};
 use crate::ledger::{Ledger, StreamLedger};
 
@@ -65,6 +66,7 @@ impl Memory {
     pub async fn flush(&mut self, conn: &mut SqliteConnection, now_us: i64) -> Result<Flushed, FlushError> {
         let mut flushed = Flushed::default();
         self.release(conn).await?;
+        self.read_again(conn).await?;
         let due = self.due(now_us);
         for due in due {
             self.write_shard(conn, due, now_us, &mut flushed).await?;
@@ -78,6 +80,19 @@ impl Memory {
             flushed.latest.extend(shard.driver.open());
         }
         Ok(flushed)
+    }
+
+    /// Asks for repairs around stored rows whose stream's birth came after them (topics keep no order between them).
+    async fn read_again(&mut self, conn: &mut SqliteConnection) -> Result<(), LakeError> {
+        for (number, open) in &mut self.open.shards {
+            let Some(shard) = self.shards.get_mut(number) else { continue };
+            for (stream, after) in std::mem::take(&mut open.misread) {
+                for hour_us in read::hours_of(conn, &stream, after).await? {
+                    shard.driver.misread(&stream.machine, hour_us, hour_us.saturating_add(read::HOUR_US));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes from every shard what is to be written; shards without anything are left out.

@@ -32,6 +32,8 @@ pub(super) struct OpenShard {
     pub(super) losses: Vec<(Arc<StreamId>, LossRow)>,
     pub(super) gaps: Vec<(Arc<StreamId>, GapRow)>,
     pub(super) births: Vec<(Arc<StreamId>, i64, Birth)>,
+    /// Streams whose birth came after rows that it is about, and after which sequence it begins.
+    pub(super) misread: Vec<(Arc<StreamId>, u64)>,
     pub(super) controls: Vec<(Arc<StreamId>, ControlRow)>,
     /// Agents whose clock was corrected: their rows in quarantine are to be placed.
     pub(super) corrected: BTreeSet<AgentId>,

@@ -5,7 +5,7 @@ mod rows;
 mod state;
 
 pub use clock::{WaitingRow, clock_corrections, waiting_for_clock};
-pub use rows::{Layouts, first_since, machine_rows, rows_seen, time_range};
+pub use rows::{HOUR_US, Layouts, first_since, hours_of, machine_rows, rows_seen, time_range};
 pub use state::{
     LoadedStream, batch_runs, births, by_number, controls, operator_states, parse_set, recent_chunks,
     repairs, shards, streams, take_shards,

@@ -33,6 +33,19 @@ struct Open {
     fresh: bool,
 }
 
+impl Open {
+    /// Asks for the closed windows that a change from `from_us` to `until_us` touches, by hours (F6).
+    fn ask(&mut self, from_us: i64, until_us: i64) {
+        let Some(closed) = self.closed_until_us.filter(|closed| from_us < *closed) else { return };
+        let last_end = closed.min(until_us.saturating_add(self.view.window.size_us()));
+        let mut hour_us = last_multiple(from_us, HOUR_US);
+        while hour_us < last_end {
+            self.late.insert(hour_us);
+            hour_us = hour_us.saturating_add(HOUR_US);
+        }
+    }
+}
+
 /// A chain and the tags that were seen in it.
 #[derive(Debug, Default)]
 struct Carrier {
@@ -100,14 +113,26 @@ impl Machine {
         &mut self.carrier(stream).chain
     }
 
-    pub(super) fn birth(&mut self, stream: &Arc<StreamId>, birth: &Birth) {
+    pub(super) fn birth(&mut self, stream: &Arc<StreamId>, birth: &Birth) -> bool {
         let carrier = self.carrier(stream);
         carrier.chain.birth(stream.epoch, birth);
         carrier.tags.extend(birth.tags.iter().map(|tag| Arc::clone(&tag.name)));
-        for touched in self.history.birth(stream, birth) {
+        let changed = self.history.birth(stream, birth);
+        let is_new = changed.is_some();
+        for touched in changed.unwrap_or_default() {
             self.changed(&touched, true);
         }
         (self.touched, self.unsaved) = (true, true);
+        is_new
+    }
+
+    pub(super) fn misread(&mut self, from_us: i64, until_us: i64) {
+        for open in &mut self.views {
+            let hold = open.places.iter().map(|&place| self.history.longest_hold_us(place)).max();
+            let until_us = until_us.saturating_add(hold.unwrap_or(0));
+            open.ask(from_us, until_us.saturating_add(open.view.memory_us).saturating_add(1));
+        }
+        self.touched = true;
     }
 
     /// Takes rows of one stream.
@@ -146,14 +171,8 @@ impl Machine {
                 let cut = Cut { size_us, every_us, pane_us };
                 open.panes.changed(touched, until, cut, open.view.memory_us, kept_us);
             }
-            let Some(closed) = open.closed_until_us.filter(|closed| live && touched.time_us < *closed) else {
-                continue;
-            };
-            let last_end = closed.min(until.saturating_add(open.view.window.size_us()));
-            let mut hour_us = last_multiple(touched.time_us, HOUR_US);
-            while hour_us < last_end {
-                open.late.insert(hour_us);
-                hour_us = hour_us.saturating_add(HOUR_US);
+            if live {
+                open.ask(touched.time_us, until);
             }
         }
     }

@@ -282,3 +282,35 @@ async fn a_restart_still_waits_for_streams_that_were_heard_since_the_state_was_s
     let ends: Vec<f64> = line.revisions("minute").await.iter().map(|row| row.0).collect();
     assert_eq!(ends, [10.0], "the values of 3 s are held to 8 s; the other stream stands at 33 s");
 }
+
+#[tokio::test]
+async fn a_birth_that_comes_when_its_rows_have_left_memory_has_their_windows_computed_again() {
+    for restart in [false, true] {
+        let mut line = Line::new().await;
+        let first = line.chunk(1, &[(1.0, 10.0)]);
+        line.send(7, &[birth(5, None), first], 1, 2);
+        // Of another stream, an hour later than its event time; its birth is on its way in another topic.
+        let other = StreamId { category: Category::new("other").unwrap(), ..stream() };
+        let unborn = line.chunk(1, &[(2.0, 30.0)]);
+        line.send_as(other.clone(), &[unborn], 1, 3);
+        line.settle().await;
+        let on = line.chunk(2, &[(7_200.0, 12.0), (7_260.0, 13.0)]);
+        line.send(7, &[on], 3, 7_261);
+        line.settle().await;
+        if restart {
+            line.restart().await;
+        }
+        let before = line.revisions("minute").await;
+        assert!(
+            before.iter().any(|row| row.0 == 300.0),
+            "held for ten minutes as nobody said how long: {before:?}"
+        );
+        line.send_as(other.clone(), &[birth(5, None)], 1, 7_262);
+        line.settle().await;
+        // The same birth again is nothing new.
+        line.send_as(other, &[birth(5, None)], 1, 7_263);
+        line.flush().await;
+        assert!(line.memory.repair(&mut line.conn, T0).await.unwrap().is_none(), "restart: {restart}");
+        line.parity().await;
+    }
+}

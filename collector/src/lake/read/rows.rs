@@ -11,6 +11,9 @@ use crate::lake::{LakeError, row, waveform};
 
 const WHAT: &str = "read rows of reading";
 
+/// *Units*: microseconds.
+pub const HOUR_US: i64 = 3_600_000_000;
+
 /// Layouts by their number.
 #[derive(Debug, Default)]
 pub struct Layouts(HashMap<i64, Arc<Layout>>);
@@ -160,4 +163,27 @@ pub async fn first_since(
     let select = select.bind(rows_seen).bind(machine.as_str().to_owned());
     let found = select.fetch_optional(conn).await.map_err(LakeError::sql(WHAT))?;
     found.map_or(Ok(None), |found| found.try_get(0)).map_err(LakeError::sql(WHAT))
+}
+
+/// Gives the beginnings of the hours in which a stream has rows after a sequence.
+/// *Units*: microseconds since 1970-01-01 UTC.
+///
+/// # Errors
+/// [`LakeError`].
+pub async fn hours_of(
+    conn: &mut SqliteConnection,
+    stream: &StreamId,
+    after: u64,
+) -> Result<Vec<i64>, LakeError> {
+    let select = Statement::new(
+        "SELECT DISTINCT r.ts / 3600000000 FROM machine AS m JOIN stream AS s USING (machine_id) \
+         JOIN reading AS r ON r.machine_id = m.machine_id AND r.stream_id = s.stream_id \
+         WHERE m.name = ? AND s.agent = ? AND s.epoch = ? AND s.category = ? AND r.seq > ?",
+    );
+    let select = select.bind(stream.machine.as_str().to_owned()).bind(stream.agent.as_str().to_owned());
+    let select = select.bind(stream.epoch.to_string()).bind(stream.category.as_str().to_owned());
+    let select = select.bind(i64::try_from(after).unwrap_or(i64::MAX));
+    let rows = select.fetch_all(conn).await.map_err(LakeError::sql(WHAT))?;
+    let hour = |row: &SqliteRow| row.try_get::<i64, _>(0).map(|hour| hour.saturating_mul(HOUR_US));
+    rows.iter().map(hour).collect::<Result<_, _>>().map_err(LakeError::sql(WHAT))
 }

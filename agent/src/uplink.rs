@@ -38,7 +38,7 @@ pub use route::TopicAnswer;
 use route::{Route, Routes};
 
 /// The most that is read from the buffer and not answered by Kafka, give or take one item.
-pub const IN_FLIGHT_BYTES: usize = 2 * 1024 * 1024;
+pub const IN_FLIGHT_BYTES: usize = 1024 * 1024;
 /// Between two looks at the buffer, so that rows of a moment share a record.
 const GATHER: Duration = Duration::from_millis(50);
 /// After trouble that concerns no single record: long enough to spare the broker, short for a person.

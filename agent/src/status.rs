@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::books::Books;
 use crate::buffer::BufferHealth;
+use crate::clock::rfc3339;
 use crate::uplink::UplinkHealth;
 
 mod metrics;
@@ -139,6 +140,11 @@ impl Snapshot {
                 "{} damaged segments were set aside; their rows are declared lost",
                 self.buffer.set_aside_segments
             );
+            reasons.push((Level::Degraded, text));
+        }
+        if let Some(at_us) = self.buffer.gave_way_us {
+            let at = rfc3339(at_us);
+            let text = format!("the buffer was full: rows gave way, last at {at}, and are declared lost");
             reasons.push((Level::Degraded, text));
         }
         if self.uplink.is_degraded() {

@@ -65,6 +65,9 @@ pub struct BufferHealth {
     pub disk_bytes: u64,
     /// Segments that were set aside as damaged since the process started.
     pub set_aside_segments: u64,
+    /// When rows last gave way because the buffer was full, since the process started.
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    pub gave_way_us: Option<i64>,
     /// Rows on disk that are not acknowledged.
     pub waiting_rows: u64,
     /// Flushes since the process started; systemd's watchdog is fed by it.
@@ -382,6 +385,7 @@ impl BufferReader {
             segments: state.segments.len() as u64,
             disk_bytes: state.segments.values().map(|s| s.disk_bytes).sum(),
             set_aside_segments: state.set_aside_segments,
+            gave_way_us: state.gave_way_us,
             waiting_rows: state.waiting().values().map(|waiting| waiting.rows).sum(),
             flushes: state.flushes,
         }

@@ -95,6 +95,7 @@ impl Buffer {
             None => lose_contents(&mut state, first, LossReason::DroppedOldest),
         }
         tracing::error!(segment = first, "the buffer is full: the oldest rows are dropped and declared lost");
+        state.gave_way_us = Some(self.options.clock.now_us());
         let segment = state.forget_segment(first);
         drop(state);
         self.doomed.push((segment_folder(&self.folder, first), segment.and_then(|s| s.open)));

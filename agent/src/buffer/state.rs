@@ -164,6 +164,8 @@ pub(super) struct State {
     pub(super) settled_us: Option<i64>,
     pub(super) flushes: u64,
     pub(super) set_aside_segments: u64,
+    /// When rows last gave way at the cap, since the process started.
+    pub(super) gave_way_us: Option<i64>,
     pub(super) pass_through: Option<String>,
     pub(super) passing: BTreeMap<u64, Passing>,
     pub(super) next_passing: u64,
@@ -203,6 +205,7 @@ impl State {
             settled_us: None,
             flushes: 0,
             set_aside_segments: 0,
+            gave_way_us: None,
             pass_through: None,
             passing: BTreeMap::new(),
             next_passing: 1,

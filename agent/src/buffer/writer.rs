@@ -216,7 +216,10 @@ impl Buffer {
         }
         match self.write(group, has_room) {
             Ok(()) if has_room => Flushed::Stored,
-            Ok(()) => Flushed::Refused,
+            Ok(()) => {
+                self.shared.lock().gave_way_us = Some(self.options.clock.now_us());
+                Flushed::Refused
+            }
             Err(error) => {
                 self.die(&error);
                 Flushed::DiskDead

@@ -142,6 +142,7 @@ fn at_the_cap_the_oldest_or_the_newest_rows_give_way_and_are_declared() {
         let rows = books.transport[0].rows;
         assert!(books.balanced, "{books:?}");
         assert_eq!((rows.numbered, rows.waiting + rows.dropped), (2400, 2400));
+        assert!(reader.health().gave_way_us.is_some(), "{when_full:?}");
         assert!(rows.dropped > 500 && rows.waiting > 100, "{when_full:?}: {rows:?}");
         let taken = reader.take(usize::MAX);
         let (_, to) = ranges_of(&taken, 0)[0];

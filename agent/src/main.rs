@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write as _};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
@@ -51,6 +52,10 @@ fn set_allocator() {
     }
     let mut arguments = std::env::args_os();
     let Some((name, program)) = arguments.next().zip(std::env::current_exe().ok()) else { return };
+    if program.file_name() != Path::new(&name).file_name() {
+        // Begun by a loader or by a link of another name: it would not be this program that begins again.
+        return;
+    }
     // It returns only if it failed; then the program runs on as it is, and takes some more memory.
     drop(Command::new(program).arg0(name).args(arguments).envs(ALLOCATOR).exec());
 }

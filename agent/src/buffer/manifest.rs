@@ -207,6 +207,7 @@ impl Manifest {
     /// long and alike.
     pub(super) fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
         let mut file = zstd::stream::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+        file.include_checksum(true)?;
         serde_json::to_writer(&mut file, self)?;
         file.finish()
     }

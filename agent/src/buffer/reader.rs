@@ -392,14 +392,14 @@ impl BufferReader {
     }
 }
 
-/// Reads the heads of the rows that are in a set.
+/// Reads the heads of the rows that are in a set, with the numbers of their entries.
 ///
 /// *Errors*: [`BufferError::Damaged`] if an entry is missing or not readable.
 pub(super) fn heads(
     segment: &Segment,
     range: RangeInclusive<u64>,
     wanted: &IntervalSet,
-) -> Result<Vec<RowsHead>, BufferError> {
+) -> Result<Vec<(u64, RowsHead)>, BufferError> {
     let mut heads = Vec::new();
     let (mut expected, mut is_whole) = (*range.start(), true);
     let last = *range.end();
@@ -407,7 +407,7 @@ pub(super) fn heads(
         is_whole = number == expected;
         expected = number + 1;
         match Entry::read(entry) {
-            Some(Entry::Rows(head, _)) if wanted.contains(number) => heads.push(head),
+            Some(Entry::Rows(head, _)) if wanted.contains(number) => heads.push((number, head)),
             Some(_) => {}
             None => is_whole = false,
         }

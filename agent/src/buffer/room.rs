@@ -83,7 +83,11 @@ impl Buffer {
         let mut state = self.shared.lock();
         match exact {
             Some(heads) => {
-                for head in heads {
+                for (entry, head) in heads {
+                    // Kafka answered while the segment was read.
+                    if state.acknowledged.contains(entry) {
+                        continue;
+                    }
                     let amount = Amount { rows: head.rows, points: head.points };
                     if let Some(stream) = state.streams.get_mut(&head.stream) {
                         stream.lose(LossReason::DroppedOldest, amount);
@@ -103,7 +107,7 @@ impl Buffer {
     }
 
     /// Reads what of a partly acknowledged segment is not; `None` if all of it waits or nobody can tell.
-    fn unacknowledged(&self, first: u64) -> Option<Vec<RowsHead>> {
+    fn unacknowledged(&self, first: u64) -> Option<Vec<(u64, RowsHead)>> {
         let _gate = self.shared.gate();
         let (missing, range, open) = {
             let state = self.shared.lock();

@@ -310,8 +310,10 @@ impl State {
             }
             let kept = kept.entry((stream.id.machine.clone(), stream.id.category.clone())).or_default();
             *kept += 1;
-            let is_empty = waiting.get(&number).is_none_or(|waiting| waiting.rows == 0);
-            let done = is_empty && stream.notices == 0 && !held.contains(&number);
+            let waiting = waiting.get(&number).copied().unwrap_or_default();
+            // One whose rows have disappeared stays, so that the books go on saying it.
+            let is_balanced = stream.accounted(waiting) == stream.numbered;
+            let done = waiting.rows == 0 && is_balanced && stream.notices == 0 && !held.contains(&number);
             if done && *kept > FINISHED_KEPT {
                 gone.push(number);
             }

@@ -95,3 +95,20 @@ fn rows_that_go_while_the_agent_runs_show_when_their_segment_is_done_with() {
     assert_eq!(line(&reader.books()), (30, 20, 0, 10));
     assert_eq!(reader.health().segments, 1, "what is done with is removed all the same");
 }
+
+#[test]
+fn a_stream_whose_rows_have_disappeared_stays_in_the_books_over_many_starts() {
+    let mut rig = Rig::new();
+    three_segments(&mut rig);
+    lose_rows(&rig, 2);
+    for _ in 0..8 {
+        let (mut buffer, reader) = rig.start();
+        // Each start has rows of the same machine in an epoch of its own.
+        let rows = vec![new_rows(&mut buffer, 0, 1, 1, 10)];
+        assert_eq!(buffer.flush(&group(rows)), Flushed::Stored);
+        drain(&mut buffer, &reader);
+        assert_eq!(line(&reader.books()), (30, 20, 0, 10));
+        drop(reader);
+        buffer.close();
+    }
+}

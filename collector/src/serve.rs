@@ -103,8 +103,16 @@ fn check_address(address: SocketAddr) -> io::Result<()> {
 }
 
 async fn get_online_features(State(shared): State<Arc<Shared>>, uri: Uri, body: Bytes) -> Response {
-    let python = uri.query().is_some_and(|query| query.split('&').any(|part| part == "compat=python"));
-    let compat = if python { Compat::Python } else { Compat::Go };
+    let asked = uri.query().and_then(|query| query.split('&').find_map(|part| part.strip_prefix("compat=")));
+    let compat = match asked {
+        None | Some("go") => Compat::Go,
+        Some("python") => Compat::Python,
+        Some(word) => {
+            shared.serving.status.refused();
+            let text = format!("there is no compat={word}; use go or python\n");
+            return (StatusCode::BAD_REQUEST, text).into_response();
+        }
+    };
     let result = request::parse(&body).and_then(|request| {
         let now_us = (shared.serving.now_us)();
         answer(&shared.serving, &shared.services, &request, compat, now_us)

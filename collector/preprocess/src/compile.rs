@@ -54,7 +54,7 @@ pub fn compile(
             catalog.rechecks.push(recheck);
         }
     }
-    let declared: Vec<&str> = raw.iter().flat_map(|f| &f.views).map(|v| v.name.text.as_str()).collect();
+    let declared: Vec<&str> = raw.iter().flat_map(|f| &f.view_names).map(String::as_str).collect();
     for (report, file) in reports.iter().zip(&raw) {
         for service_raw in &file.services {
             let built = service(report, service_raw, &catalog, &declared);

@@ -8,6 +8,7 @@ use std::path::Path;
 use clap::Args;
 use millrace_preprocess::Catalog;
 use millrace_protocol::{Birth, MachineName};
+use serde_json::json;
 
 use super::{ConfigFile, GOOD, WRONG_USAGE, table};
 use crate::app::{self, FeatureFilesError};
@@ -26,7 +27,7 @@ pub(super) struct Arguments {
 /// What was looked at, and what is wrong with it.
 #[derive(Debug, Default)]
 struct Checked {
-    problems: Vec<String>,
+    problems: Vec<Told>,
     views: usize,
     services: usize,
     /// How many machines the views were held against.
@@ -38,10 +39,14 @@ struct Checked {
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let mut checked = Checked::default();
     match super::configuration(&arguments.file.config) {
-        Err(ConfigError::Problems(found)) => checked.found(&found),
+        Err(ConfigError::Problems(found)) => {
+            checked.problems.extend(found.iter().map(Told::of_configuration))
+        }
         Err(other) => return Err(other.into()),
         Ok(config) => match app::feature_files(&config.features_dir) {
-            Err(FeatureFilesError::Problems(found)) => checked.found(&found),
+            Err(FeatureFilesError::Problems(found)) => {
+                checked.problems.extend(found.iter().map(Told::of_features))
+            }
             Err(other) => return Err(other.into()),
             Ok(catalog) => {
                 (checked.views, checked.services) = (catalog.views().len(), catalog.services().len());
@@ -52,18 +57,38 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     checked.print(arguments.json)
 }
 
-impl Checked {
-    fn found<P: ToString>(&mut self, problems: &[P]) {
-        self.problems.extend(problems.iter().map(ToString::to_string));
+/// A problem, for a person and for a program.
+#[derive(Debug)]
+struct Told {
+    text: String,
+    json: serde_json::Value,
+}
+
+impl Told {
+    fn of_configuration(problem: &crate::config::Problem) -> Self {
+        let json = json!({
+            "file": *problem.file, "line": problem.line, "path": problem.path, "message": problem.message,
+        });
+        Self { text: problem.to_string(), json }
     }
 
+    fn of_features(problem: &millrace_preprocess::Problem) -> Self {
+        let json = json!({
+            "file": *problem.file, "line": problem.line, "column": problem.column, "text": problem.text,
+            "message": problem.message, "suggestion": problem.suggestion,
+        });
+        Self { text: problem.to_string(), json }
+    }
+}
+
+impl Checked {
     /// Holds the views against the births in the lake. A lake that cannot be read is no fault of the files.
     async fn machines(&mut self, catalog: &Catalog, lake_file: &Path) {
         match newest_births(lake_file).await {
             Ok(known) => {
                 self.machines = known.len();
                 let births = known.iter().map(|(name, births)| (name.clone(), births.iter().collect()));
-                self.found(&catalog.check(&births.collect()));
+                self.problems.extend(catalog.check(&births.collect()).iter().map(Told::of_features));
             }
             Err(error) => self.unknown = Some(app::chain(&error)),
         }
@@ -72,12 +97,13 @@ impl Checked {
     fn print(&self, json: bool) -> anyhow::Result<u8> {
         let count = self.problems.len();
         if json {
-            table::json(&serde_json::json!({
-                "problems": self.problems, "views": self.views, "services": self.services,
+            let problems: Vec<_> = self.problems.iter().map(|problem| &problem.json).collect();
+            table::json(&json!({
+                "problems": problems, "views": self.views, "services": self.services,
                 "machines": self.machines, "machines_unknown": self.unknown,
             }))?;
         } else {
-            self.problems.iter().for_each(|problem| table::line(problem));
+            self.problems.iter().for_each(|problem| table::line(&problem.text));
             if let Some(why) = &self.unknown {
                 table::line(&format!(
                     "tags, types and units were not held against what machines report: {why}"

@@ -78,7 +78,7 @@ impl Letter {
     fn json(&self) -> serde_json::Value {
         let headers: serde_json::Value = serde_json::from_str(&self.headers).unwrap_or_default();
         json!({
-            "id": self.id, "received": self.received, "kind": self.kind, "topic": self.topic, "partition": self.part,
+            "id": self.id, "received": table::json_time(Some(self.received)), "kind": self.kind, "topic": self.topic, "partition": self.part,
             "offset": self.offset, "rejected": self.rejected, "source": self.source, "headers": headers,
             "bytes": self.bytes.len(), "reason": self.reason,
         })

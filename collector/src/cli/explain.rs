@@ -68,7 +68,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             .map(|s| {
                 json!({
                     "machine": s.machine, "tag": s.tag, "category": s.category, "type": s.value_type, "unit": s.unit,
-                    "source": s.address, "reporting": s.reporting, "since": s.since,
+                    "source": s.address, "reporting": s.reporting, "since": table::json_time(Some(s.since)),
                 })
             })
             .collect();

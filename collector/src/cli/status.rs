@@ -40,8 +40,9 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
                     "agent": s.stream.agent.as_str(), "epoch": s.stream.epoch.to_string(), "shard": s.shard,
                     "numbered": s.state.numbered, "stored": s.state.stored.len(),
                     "rejected": s.state.rejected.len(), "lost": s.state.lost.len(),
-                    "event_ts": s.state.event_ts, "append_ts": s.state.append_ts,
-                    "complete_until": s.state.complete_until,
+                    "event_ts": table::json_time(s.state.event_ts),
+                    "append_ts": table::json_time(s.state.append_ts),
+                    "complete_until": table::json_time(s.state.complete_until),
                 })
             })
             .collect();

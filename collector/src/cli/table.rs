@@ -53,3 +53,8 @@ pub(super) fn line(text: &str) {
 pub(super) fn time(us: Option<i64>) -> String {
     us.and_then(crate::clock::rfc3339).unwrap_or_else(|| "-".to_owned())
 }
+
+/// Gives a time for JSON: RFC 3339 in UTC, or null.
+pub(super) fn json_time(us: Option<i64>) -> serde_json::Value {
+    us.and_then(crate::clock::rfc3339).into()
+}

@@ -57,7 +57,7 @@ pub(super) async fn run(verb: &Verb) -> anyhow::Result<u8> {
         if arguments.json {
             list.push(json!({
                 "view": &*schema.name, "version": schema.version, "promoted": promoted, "kind": &*view.kind.name,
-                "mode": mode, "window": window, "entities": rows.len(), "newest": newest,
+                "mode": mode, "window": window, "entities": rows.len(), "newest": table::json_time(newest),
                 "features": schema.features.iter().map(|f| &*f.name).collect::<Vec<_>>(),
             }));
         }

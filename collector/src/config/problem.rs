@@ -11,6 +11,8 @@ pub struct Problem {
     pub file: Arc<str>,
     /// From 1; `None` when no line can be named (a missing key of a missing table).
     pub line: Option<usize>,
+    /// The table and key, where it is about one.
+    pub path: Option<String>,
     /// What is wrong, as a sentence without its full stop.
     pub message: String,
 }
@@ -18,9 +20,13 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
-            Some(line) => write!(f, "{}:{line}: {}", self.file, self.message),
-            None => write!(f, "{}: {}", self.file, self.message),
+            Some(line) => write!(f, "{}:{line}: ", self.file)?,
+            None => write!(f, "{}: ", self.file)?,
         }
+        if let Some(path) = &self.path {
+            write!(f, "{path}: ")?;
+        }
+        f.write_str(&self.message)
     }
 }
 
@@ -44,7 +50,7 @@ impl Source {
             let before = self.text.as_bytes().get(..at.start).unwrap_or_default();
             before.iter().filter(|&&b| b == b'\n').count() + 1
         });
-        Problem { file: Arc::clone(&self.file), line, message: message.into() }
+        Problem { file: Arc::clone(&self.file), line, path: None, message: message.into() }
     }
 }
 

@@ -54,11 +54,11 @@ impl<'a> Section<'a> {
     /// Reports something about a key that was read.
     pub(super) fn wrong(&self, problems: &mut Problems, at: Option<Place<'a>>, key: &str, message: &str) {
         let at = at.or_else(|| self.at.clone());
-        let message = format!("{}: {message}", self.name(key));
-        problems.push(match at {
+        let problem = match at {
             Some(at) => at.source.problem(Some(at.bytes), message),
             None => self.fallback.problem(None, message),
-        });
+        };
+        problems.push(Problem { path: Some(self.name(key)), ..problem });
     }
 
     fn missing(&self, problems: &mut Problems, key: &str) {

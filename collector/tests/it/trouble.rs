@@ -64,7 +64,7 @@ async fn a_kafka_that_goes_away_is_told_of_everywhere_and_logged_once_as_is_its_
     http_until(program.address, "/readyz", None, "ready\n").await;
     send(&plant, 2, &[2.0]).await;
     until(&plant.lake(), COUNT, 2).await;
-    assert_eq!(program.stop("TERM").await.code(), Some(0));
+    assert_eq!(program.stop("INT").await.code(), Some(0));
     assert_eq!(
         (program.count("Kafka is away"), program.count("Kafka answers again")),
         (1, 1),

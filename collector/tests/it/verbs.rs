@@ -81,8 +81,25 @@ async fn check_holds_features_against_what_machines_report_once_there_is_a_lake(
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
-    let (code, text) = plant.verb(&["check", "--json"]).await;
-    assert!(code == Some(64) && text.contains("\"machines\": 1"), "{code:?} {text}");
+    let (code, told) = json(&plant, &["check", "--json"]).await;
+    assert_eq!((code, &told["machines"]), (Some(64), &serde_json::json!(1)), "{told:#}");
+    let at = |problem: &&serde_json::Value| problem["line"] == 16 && problem["column"] == 12;
+    let problem = told["problems"].as_array().unwrap().iter().find(at).unwrap();
+    assert!(
+        problem["file"] == "press.toml" && problem["message"].as_str().unwrap().contains("power"),
+        "{told:#}"
+    );
+    let file = plant.folder.path().join("wrong.toml");
+    std::fs::write(&file, "version = 1\n[kafka]\nbrokers = 5\n").unwrap();
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-collector"))
+        .args(["check", "--json", "--config", file.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let problems = told["problems"].as_array().unwrap();
+    let brokers = problems.iter().find(|p| p["path"] == "[kafka] brokers").unwrap();
+    assert!(brokers["line"] == 3 && brokers["file"].as_str().unwrap().contains("wrong.toml"), "{told:#}");
+    assert!(!brokers["message"].as_str().unwrap().contains("brokers:"), "{told:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,4 +166,84 @@ async fn verbs_that_read_the_lake_name_its_file_when_it_is_not_there_or_none() {
     std::fs::write(plant.lake(), "this is a text and no database at all\n".repeat(100)).unwrap();
     let (code, text) = plant.verb(&["audit"]).await;
     assert!(code == Some(1) && text.contains(&lake) && text.contains("not a database"), "{code:?} {text}");
+}
+
+/// Runs a verb and reads what it prints as JSON.
+async fn json(plant: &Plant, arguments: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let (code, text) = plant.verb(arguments).await;
+    let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"));
+    (code, value)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_as_json_have_their_fields_and_times_that_say_their_zone() {
+    let plant = Plant::start();
+    let t0 = filled(&plant).await;
+    let machine = "hall3/press-03";
+    let at = millrace_collector::clock::rfc3339(t0).unwrap();
+    let is_time = |value: &serde_json::Value| {
+        let text = value.as_str().unwrap_or_default();
+        text.len() == 27 && text.ends_with('Z') && text.as_bytes()[10] == b'T'
+    };
+    // (arguments, fields of the first entry, fields that are times)
+    let cases: &[(&[&str], &[&str], &[&str])] = &[
+        (&["views", "list", "--json"], &["entities", "mode", "window"], &["newest"]),
+        (&["dead-letters", "list", "--json"], &["id", "kind", "topic", "partition"], &["received"]),
+        (&["where", machine, &at, "--json"], &["category", "agent", "epoch", "state", "rows", "where"], &[]),
+    ];
+    for (arguments, fields, times) in cases {
+        let (code, value) = json(&plant, arguments).await;
+        assert_eq!(code, Some(0), "{value:#}");
+        let first = value.get(0).or_else(|| value.as_object()?.values().find_map(|v| v.get(0))).unwrap();
+        for field in fields.iter().chain(*times) {
+            assert!(!first[field].is_null(), "{arguments:?}: {field}: {value:#}");
+        }
+        assert!(times.iter().all(|field| is_time(&first[field])), "{arguments:?}: {value:#}");
+    }
+    let (_, found) = json(&plant, &["where", machine, &at, "--json"]).await;
+    assert_eq!(found[0]["state"], "in_lake", "{found:#}");
+    assert!(found[0]["rows"].as_i64().unwrap() >= 1, "{found:#}");
+    let (_, letter) = json(&plant, &["dead-letters", "show", "1", "--json"]).await;
+    assert!(is_time(&letter["received"]) && letter["id"] == 1, "{letter:#}");
+    let (_, explained) = json(&plant, &["explain", "press_10s:temp_max", "--json"]).await;
+    assert!(explained.to_string().contains("\"since\":\"20"), "{explained:#}");
+    let (_, status) = json(&plant, &["status", "--json"]).await;
+    assert!(status.to_string().contains("\"complete_until\":\"20"), "{status:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_end_quietly_when_nobody_reads_them_and_a_bar_is_for_terminals() {
+    let plant = Plant::start();
+    filled(&plant).await;
+    let file = plant.write_config();
+    let file = file.to_str().unwrap();
+    let program = env!("CARGO_BIN_EXE_millrace-collector");
+    let run = |script: String| std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    let verbs = [
+        "check",
+        "status",
+        "audit",
+        "explain press_10s:temp_max",
+        "where hall3/press-03 2026-01-01T00:00:00Z",
+        "views list",
+        "dead-letters list",
+        "parity",
+        "backfill",
+        "backfill --json",
+        "status --json",
+    ];
+    for verb in verbs {
+        let out = run(format!("{program} {verb} --config {file} | true; exit ${{PIPESTATUS[0]}}"));
+        let told = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!told.contains("panicked") && !told.contains("Broken pipe"), "{verb}: {told}");
+        assert!(matches!(out.status.code(), Some(0)), "{verb}: {:?} {told}", out.status);
+    }
+    let out = run(format!("{program} completions bash"));
+    assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).contains("millrace-collector"));
+    let out = run(format!("{program} --version"));
+    assert!(String::from_utf8_lossy(&out.stdout).starts_with("millrace-collector 0."), "{out:?}");
+    let out = run(format!("{program} backfill --config {file}"));
+    assert!(!String::from_utf8_lossy(&out.stderr).contains("machine days"), "{out:?}");
+    let out = run(format!("script -qec '{program} backfill --config {file}' /dev/null"));
+    assert!(String::from_utf8_lossy(&out.stdout).contains("machine days"), "{out:?}");
 }

@@ -88,6 +88,8 @@ pub(super) struct RawFile {
     pub(super) kinds: Vec<RawKind>,
     pub(super) signals: Vec<RawSignal>,
     pub(super) views: Vec<RawView>,
+    /// The names of all views, also of those that are so wrong that they are none.
+    pub(super) view_names: Vec<String>,
     pub(super) services: Vec<RawService>,
 }
 
@@ -141,7 +143,10 @@ fn each(report: &Report<'_>, name: &str, value: &Spanned<DeValue<'_>>, raw: &mut
         match name {
             "kind" => raw.kinds.extend(kind(&section)),
             "signal" => raw.signals.extend(signal(&section)),
-            "feature_view" => raw.views.extend(view(&section)),
+            "feature_view" => {
+                raw.view_names.extend(title.map(str::to_owned));
+                raw.views.extend(view(&section));
+            }
             _ => raw.services.extend(service(&section)),
         }
         section.finish();
@@ -243,7 +248,7 @@ fn view(section: &Section<'_>) -> Option<RawView> {
     let kind = section.required("kind");
     let run_every_us = mode(section);
     let domain = section.expression("where");
-    let window = window(section);
+    let window = window(section).or_else(|| stand_in(section));
     let lateness_us = section.duration("lateness").unwrap_or(DEFAULT_LATENESS_US);
     let ttl_us = section.duration("ttl").unwrap_or(0);
     let features = features(section);
@@ -273,6 +278,16 @@ fn mode(section: &Section<'_>) -> Option<i64> {
             None
         }
     }
+}
+
+/// Gives some window in the place of one that is wrong, and was told of, so that the features are looked at, too. Of a
+/// word nobody knows whether it was to mean `latest`, whose features are of another form.
+fn stand_in(section: &Section<'_>) -> Option<RawWindow> {
+    const MINUTE_US: i64 = 60_000_000;
+    let value = section.get("window");
+    let is_word = value.is_some_and(|value| value.get_ref().as_str().is_some());
+    let span = value.map_or_else(|| section.span.clone(), |value| value.span());
+    (!is_word).then_some(RawWindow::Sliding { size_us: MINUTE_US, every_us: MINUTE_US, span })
 }
 
 fn window(section: &Section<'_>) -> Option<RawWindow> {

@@ -223,3 +223,28 @@ fn births_show_what_does_not_fit() {
         "press.toml:11:5: none of the 2 known machines of kind \"press\" reports a tag \"tmep\"; did you mean \"temp\"?"
     );
 }
+
+#[test]
+fn a_wrong_window_or_mode_hides_nothing_else_of_its_view_and_makes_no_view_missing() {
+    let head = "[[kind]]\nname = \"press\"\nmachines = [\"hall3/*\"]\n[[feature_view]]\nname = \"v\"\nkind = \"press\"\n";
+    let rest = "[feature_view.features]\na = \"maen(temp)\"\n[[feature_service]]\nname = \"s\"\nfeatures = [\"v\"]\n";
+    let told = |lines: &str| {
+        let problems = compiled(&format!("{head}{lines}{rest}")).unwrap_err();
+        problems.iter().map(|p| p.message.clone()).collect::<Vec<_>>()
+    };
+    for (lines, wrong) in [
+        ("window = { size = \"soon\" }\n", "soon"),
+        ("window = { every = \"10 s\" }\n", "a window has a size"),
+        ("window = { calendar = \"shift\" }\n", "later release"),
+        ("", "has no window"),
+        ("window = { size = \"1 min\" }\nmode = \"steam\"\n", "is no mode"),
+    ] {
+        let told = told(lines);
+        assert_eq!(told.len(), 2, "{lines}: {told:?}");
+        assert!(told.iter().any(|text| text.contains(wrong)), "{lines}: {told:?}");
+        assert!(told.iter().any(|text| text.contains("maen")), "{lines}: {told:?}");
+    }
+    // What the features of a word are to be nobody knows.
+    let told = told("window = \"latets\"\n");
+    assert!(told.len() == 1 && told[0].contains("latest"), "{told:?}");
+}

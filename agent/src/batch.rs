@@ -87,7 +87,7 @@ pub struct Batch {
     options: BatchOptions,
     raw: (MachineName, Category),
     started_us: i64,
-    /// When the previous process last flushed (D14).
+    /// Before this everything that the previous process read is on disk (D14).
     last_flushed_us: Option<i64>,
     streams: HashMap<(MachineName, Category), OpenStream>,
     redelivery: Redelivery,
@@ -128,7 +128,7 @@ impl Batch {
             hold: Hold::new(Arc::clone(&options.clock), options.clock_hold, buffer.unset_boot()),
             raw,
             started_us: buffer.now_us(),
-            last_flushed_us: buffer.last_flushed_us(),
+            last_flushed_us: buffer.settled_before_us(),
             streams: HashMap::new(),
             pending: Pending::default(),
             options,

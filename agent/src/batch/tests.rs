@@ -482,3 +482,26 @@ fn progress_does_not_run_past_a_poll_that_is_under_way() {
     until(|settled_us| settled_us > 5);
     drop(running.stop());
 }
+
+#[test]
+fn the_gap_that_a_kill_leaves_begins_before_the_poll_that_was_under_way_and_not_at_the_last_flush() {
+    let mut rig = Rig::new();
+    let options = options(vec![tags("hall/m", &[])]);
+    let underway = options.horizon.source();
+    underway.begin(5);
+    let running = Running::start(&mut rig, options);
+    let begun = Instant::now();
+    while running.reader.settled_us() != Some(4) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", running.reader.settled_us());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Another bus goes on and is flushed; what is under way is never handed over.
+    running.send(delivery(vec![row("hall/other", &layout(&["a"]), 1)]));
+    let books = running.stop().books();
+    let settled_at = books.settled_at.unwrap();
+    assert_eq!(settled_at, "1970-01-01T00:00:00.000004Z");
+    assert!(books.flushed_at.unwrap() > settled_at);
+    let taken = Running::start(&mut rig, self::options(vec![tags("hall/m", &[])])).stop().take(usize::MAX);
+    let births = births_of(&taken, "hall/m");
+    assert_eq!(births.last().unwrap().last_flushed_us, Some(4), "{births:?}");
+}

@@ -67,6 +67,7 @@ impl State {
         });
         let mut books = Books {
             flushed_at: self.last_flushed_us.and_then(rfc3339),
+            settled_at: self.settled_durable_us.and_then(rfc3339),
             source: source.collect(),
             transport: transport.collect(),
             redelivered: self.redelivered,

@@ -83,6 +83,7 @@ impl State {
     /// Applies what a flush changed beside rows.
     pub(super) fn fold_note(&mut self, note: &Note) {
         self.last_flushed_us = Some(note.flushed_us);
+        self.settled_durable_us = note.settled_us.or(self.settled_durable_us);
         for (machine, (due, good, bad, skipped, suppressed)) in &note.sources {
             let counts = &mut self.sources.entry(machine.clone()).or_default().counts;
             counts.due = counts.due.saturating_add(*due);

@@ -105,6 +105,7 @@ pub(super) struct Manifest {
     pub(super) epoch: Epoch,
     pub(super) folded_to: u64,
     pub(super) last_flushed_us: Option<i64>,
+    settled_us: Option<i64>,
     redelivered: u64,
     next_stream: u32,
     streams: Vec<StreamEntry>,
@@ -179,6 +180,7 @@ impl Manifest {
             epoch: state.epoch,
             folded_to: state.durable,
             last_flushed_us: state.last_flushed_us,
+            settled_us: state.settled_durable_us,
             redelivered: state.redelivered,
             next_stream: state.next_stream,
             streams: streams.collect(),
@@ -245,6 +247,7 @@ impl Manifest {
         state.hashes = self.hashes.iter().map(|(s, ring)| (*s, ring.iter().copied().collect())).collect();
         state.redelivered = self.redelivered;
         state.last_flushed_us = self.last_flushed_us;
+        state.settled_durable_us = self.settled_us;
         state.durable = self.folded_to;
         let boot = self.unset_boot.as_deref().and_then(unhex).and_then(|bytes| bytes.try_into().ok());
         state.unset_boot = boot.map(BootId);

@@ -161,6 +161,8 @@ pub(super) struct State {
     pub(super) hashes_kept: usize,
     pub(super) redelivered: u64,
     pub(super) last_flushed_us: Option<i64>,
+    /// What the last flush said to be on disk whole, by time; the previous process's at start.
+    pub(super) settled_durable_us: Option<i64>,
     pub(super) settled_us: Option<i64>,
     pub(super) flushes: u64,
     pub(super) set_aside_segments: u64,
@@ -202,6 +204,7 @@ impl State {
             hashes_kept: HASHES_KEPT,
             redelivered: 0,
             last_flushed_us: None,
+            settled_durable_us: None,
             settled_us: None,
             flushes: 0,
             set_aside_segments: 0,

@@ -52,6 +52,16 @@ impl Buffer {
         self.shared.lock().last_flushed_us
     }
 
+    /// Gives the time before which everything that the previous process read is on disk; asked at start.
+    /// *Units*: microseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn settled_before_us(&self) -> Option<i64> {
+        let state = self.shared.lock();
+        // Until a process has said it for the first time: its flush, which is not far from it.
+        let flushed_us = state.last_flushed_us?;
+        Some(state.settled_durable_us.map_or(flushed_us, |settled_us| settled_us.min(flushed_us)))
+    }
+
     /// Gives the newest birth of every machine and category that ever had one.
     #[must_use]
     pub fn births(&self) -> Vec<(MachineName, Category, Birth)> {

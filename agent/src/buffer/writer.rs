@@ -274,6 +274,7 @@ impl Buffer {
         }
         let note = Note {
             flushed_us: self.options.clock.now_us(),
+            settled_us: state.settled_us,
             sources: group.sources.iter().map(|(m, c)| (m.clone(), delta_of(c))).collect(),
             acknowledged: ranges.as_ref().map(range_pairs),
             counted: acknowledged.iter().map(|&(n, amount)| (n, amount.rows, amount.points)).collect(),

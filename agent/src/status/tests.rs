@@ -29,6 +29,7 @@ fn snapshot() -> Snapshot {
     };
     let books = Books {
         flushed_at: Some("2026-11-24T12:00:00Z".to_owned()),
+        settled_at: Some("2026-11-24T11:59:59Z".to_owned()),
         source: vec![line],
         transport: vec![stream("00000000000000aa", rows), stream("00000000000000bb", rows)],
         redelivered: 6,

@@ -23,8 +23,6 @@ const PARTITIONS: &str = "4";
 /// What an agent may have read and not flushed when it is killed: its sync interval, and a slow disk.
 /// *Units*: microseconds.
 const UNFLUSHED_US: i64 = 2_000_000;
-/// A row may be read while a flush is made that it misses. *Units*: microseconds.
-const FLUSH_US: i64 = 500_000;
 /// Ports that no kernel gives to whoever binds port 0, so that one which is free now still is in a moment.
 const CHOSEN_PORTS: std::ops::Range<u16> = 20_000..30_000;
 
@@ -119,9 +117,9 @@ impl Line {
     ///
     /// *Errors*: the system refuses.
     pub fn kill_agent(&mut self) -> anyhow::Result<()> {
-        // By its own books, where it answers: what was read before its last flush is on its disk.
-        let flushed_us = self.books().ok().and_then(|books| flushed_us(&books));
-        let from_us = flushed_us.map_or(now_us() - UNFLUSHED_US, |us| us - FLUSH_US);
+        // By its own books, where it answers, to the microsecond.
+        let settled_us = self.books().ok().and_then(|books| settled_us(&books));
+        let from_us = settled_us.unwrap_or_else(|| now_us() - UNFLUSHED_US);
         if let Some(agent) = self.agent.take() {
             agent.kill()?;
         }
@@ -330,9 +328,9 @@ pub fn lines<'a>(answer: &'a Value, list: &str) -> impl Iterator<Item = &'a Valu
     answer[list].as_array().into_iter().flatten()
 }
 
-/// Gives when books were flushed. *Units*: microseconds since 1970-01-01 UTC.
-fn flushed_us(books: &Value) -> Option<i64> {
-    let at = humantime::parse_rfc3339(books["flushed_at"].as_str()?).ok()?;
+/// Gives before which time the books have everything that was read. *Units*: microseconds since 1970-01-01 UTC.
+fn settled_us(books: &Value) -> Option<i64> {
+    let at = humantime::parse_rfc3339(books["settled_at"].as_str()?).ok()?;
     i64::try_from(at.duration_since(std::time::UNIX_EPOCH).ok()?.as_micros()).ok()
 }
 

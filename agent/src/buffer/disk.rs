@@ -42,6 +42,10 @@ pub enum Step {
 pub trait Faults: fmt::Debug + Send + Sync {
     /// Is called before each step; an error is what the system would say.
     fn at(&self, step: Step, path: &Path) -> io::Result<()>;
+    /// Is called when the data of a database's file have been synchronised: what a power cut leaves from now on.
+    fn synchronised(&self, _segment: &Path) -> io::Result<()> {
+        Ok(())
+    }
     /// Stands for the free space of the folder's file system.
     fn available_bytes(&self, folder: &Path) -> Option<u64>;
     /// Gives what a segment takes, which the disk says to be `real`: sled's threads write when they please, and a
@@ -82,6 +86,15 @@ impl Disk {
             None => Ok(()),
             Some(faults) => faults.at(step, path).map_err(|e| BufferError::io("reaching", path, e)),
         }
+    }
+
+    /// Returns when the data of a database's file are on the disk: fdatasync(2), by the system's own word.
+    ///
+    /// *Errors*: [`BufferError::Io`].
+    pub(super) fn sync_data(&self, file: &File, segment: &Path) -> Result<(), BufferError> {
+        let synchronised =
+            file.sync_data().and_then(|()| self.faults.as_ref().map_or(Ok(()), |f| f.synchronised(segment)));
+        synchronised.map_err(|e| BufferError::io("synchronising", segment, e))
     }
 
     /// Replaces a file whole and returns when the new one is durable.
@@ -156,4 +169,19 @@ pub(super) fn folder_bytes(folder: &Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    #[test]
+    fn the_system_itself_is_asked_to_synchronise() {
+        // It refuses that for a pipe, which has no disk.
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let refused = Disk::default().sync_data(&File::from(OwnedFd::from(writer)), Path::new("pipe"));
+        assert!(matches!(&refused, Err(BufferError::Io { .. })), "{refused:?}");
+    }
 }

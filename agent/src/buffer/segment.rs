@@ -144,7 +144,7 @@ impl Segment {
         self.disk.at(Step::Flush, &self.folder)?;
         self.guarded("flushing", |db| db.flush().map(drop))?;
         self.disk.at(Step::Sync, &self.folder)?;
-        self.log.sync_data().map_err(|e| BufferError::io("synchronising", &self.folder, e))?;
+        self.disk.sync_data(&self.log, &self.folder)?;
         self.disk.at(Step::Synced, &self.folder)
     }
 

@@ -37,10 +37,38 @@ struct Breaking {
     /// The folder as it was then, or as it was when it was last synchronised.
     image: Option<PathBuf>,
     power: Option<PathBuf>,
+    /// The step before which the world ended.
+    last: Option<Step>,
     steps: usize,
 }
 
+impl Breaking {
+    /// Keeps what a power cut would leave from now on: nothing of what sled puts beside its log, which nobody
+    /// synchronises.
+    fn keep(&self, folder: &Path) {
+        let Some(power) = &self.power else { return };
+        copy_folder(folder, power);
+        for segment in std::fs::read_dir(power).unwrap().flatten() {
+            for blob in std::fs::read_dir(segment.path().join("blobs")).into_iter().flatten().flatten() {
+                std::fs::remove_file(blob.path()).unwrap();
+            }
+        }
+    }
+}
+
+fn buffer_of(path: &Path) -> PathBuf {
+    path.ancestors().find(|p| p.ends_with("buffer")).unwrap_or(path).to_owned()
+}
+
 impl Faults for TestDisk {
+    fn synchronised(&self, segment: &Path) -> io::Result<()> {
+        let inner = self.inner.lock().unwrap();
+        if inner.image.is_none() {
+            inner.keep(&buffer_of(segment));
+        }
+        Ok(())
+    }
+
     fn available_bytes(&self, folder: &Path) -> Option<u64> {
         let capacity = self.capacity.load(Ordering::SeqCst);
         (capacity > 0).then(|| capacity.saturating_sub(super::disk::folder_bytes(folder)))
@@ -52,11 +80,9 @@ impl Faults for TestDisk {
             return Err(io::Error::other("the world has ended"));
         }
         inner.steps += 1;
-        let folder = path.ancestors().find(|p| p.ends_with("buffer")).unwrap_or(path).to_owned();
-        if matches!(step, Step::Synced | Step::ManifestReplaced)
-            && let Some(power) = &inner.power
-        {
-            copy_folder(&folder, power);
+        let folder = buffer_of(path);
+        if step == Step::ManifestReplaced {
+            inner.keep(&folder);
         }
         if inner.countdown == Some(0) {
             let image = match inner.power.clone() {
@@ -68,6 +94,7 @@ impl Faults for TestDisk {
                 }
             };
             inner.image = Some(image);
+            inner.last = Some(step);
             return Err(io::Error::other("the world ends"));
         }
         inner.countdown = inner.countdown.map(|n| n - 1);

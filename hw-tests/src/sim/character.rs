@@ -1,6 +1,7 @@
 //! What a seed does, and how often: its character is drawn first, so that seeds differ in kind.
 
 use millrace_agent::config::WhenFull;
+use millrace_protocol::LossReason;
 
 use super::Sabotage;
 use super::agent::Cap;
@@ -77,6 +78,22 @@ impl Character {
             if Dice::of(seed, "when full").one_in(2) { WhenFull::DropOldest } else { WhenFull::DropNewest };
         let max_bytes = if self.is_capped { 3 << 20 } else { 1 << 30 };
         Cap { max_bytes, when_full }
+    }
+
+    /// Gives why rows that were confirmed may be declared lost in this seed: no other reason is a good one.
+    pub(super) fn excuses(self, when_full: WhenFull, is_refused: bool) -> Vec<LossReason> {
+        let when_full = match when_full {
+            WhenFull::DropOldest => LossReason::DroppedOldest,
+            WhenFull::DropNewest => LossReason::DroppedNewest,
+        };
+        let mut excuses = Vec::new();
+        excuses.extend(self.is_capped.then_some(when_full));
+        if self.fills_disk {
+            // Rows pass through a small part of memory, and what a kill takes of it is as if it had been damaged.
+            excuses.extend([LossReason::DroppedOldest, LossReason::SetAsideDamaged]);
+        }
+        excuses.extend(is_refused.then_some(LossReason::Refused));
+        excuses
     }
 
     /// Weights of the events.

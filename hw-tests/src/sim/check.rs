@@ -9,7 +9,7 @@ use millrace_collector::flush::Backfill;
 use millrace_collector::lake::db::{Executor as _, Row as _, SqliteConnection};
 use millrace_collector::lake::read;
 use millrace_preprocess::InputRow;
-use millrace_protocol::{Cell, Chunk, Epoch, IntervalSet, Item, Layout, RowFlags, Value};
+use millrace_protocol::{Cell, Chunk, Epoch, IntervalSet, Item, Layout, LossReason, RowFlags, Value};
 
 use super::truth::{TrueRow, Truth};
 use super::values::ID;
@@ -62,12 +62,14 @@ struct Found {
     is_same: bool,
 }
 
-/// Compares the truth with lake, quarantine and dead letters; gives the rows of each machine.
+/// Compares the truth with lake, quarantine and dead letters; gives the rows of each machine. `excuses`: why rows may
+/// be declared lost.
 ///
 /// *Errors*: the lake cannot be read.
 pub async fn truth(
     conn: &mut SqliteConnection,
     truth: &Truth,
+    excuses: &[LossReason],
     counts: &mut Counts,
     findings: &mut Findings,
 ) -> anyhow::Result<BTreeMap<String, Vec<InputRow>>> {
@@ -88,7 +90,7 @@ pub async fn truth(
     }
     quarantined(conn, truth, &names, &mut found, counts, findings).await?;
     dead_letters(conn, truth, &names, &mut found, counts, findings).await?;
-    let lost = losses(conn, &names).await?;
+    let lost = losses(conn, &names, excuses, findings).await?;
     for (id, row) in &truth.rows {
         counts.rows += 1;
         counts.confirmed += u64::from(row.is_confirmed);
@@ -232,11 +234,17 @@ async fn dead_letters(
 async fn losses(
     conn: &mut SqliteConnection,
     names: &HashMap<i64, String>,
+    excuses: &[LossReason],
+    findings: &mut Findings,
 ) -> anyhow::Result<HashMap<String, IntervalSet>> {
     let mut lost: HashMap<String, IntervalSet> = HashMap::new();
-    for row in conn.fetch_all("SELECT stream_id, from_seq, to_seq FROM loss").await? {
+    for row in conn.fetch_all("SELECT stream_id, from_seq, to_seq, reason FROM loss").await? {
         let Some(stream) = names.get(&row.try_get::<i64, _>(0)?) else { continue };
         let from = u64::try_from(row.try_get::<i64, _>(1)?)?;
+        let reason: String = row.try_get(3)?;
+        if !excuses.iter().any(|excuse| excuse.name() == reason) {
+            findings.say("loss without a cause", format!("{stream} from {from} on: {reason}"));
+        }
         let to = row.try_get::<Option<i64>, _>(2)?.map_or(Ok(u64::MAX), u64::try_from)?;
         lost.entry(stream.clone()).or_default().insert(from..=to);
     }

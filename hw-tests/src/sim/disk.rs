@@ -79,6 +79,18 @@ impl Images {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Keeps what a power cut would leave from now on: nothing of what sled puts beside its log, which nobody
+    /// synchronises.
+    fn keep(&self) -> io::Result<()> {
+        copy_folder(&self.buffer, &self.synced)?;
+        for segment in std::fs::read_dir(&self.synced)?.flatten() {
+            for blob in std::fs::read_dir(segment.path().join("blobs")).into_iter().flatten().flatten() {
+                std::fs::remove_file(blob.path())?;
+            }
+        }
+        Ok(())
+    }
+
     fn note(&self, what: &str) {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).once(what);
     }
@@ -161,16 +173,25 @@ impl GatewayDisk {
 }
 
 impl Faults for GatewayDisk {
+    fn synchronised(&self, _segment: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.ended.is_some() || !self.keeps_synced {
+            return Ok(());
+        }
+        state.syncs += 1;
+        if self.forgets_sync && !state.syncs.is_multiple_of(8) {
+            return Ok(());
+        }
+        self.images.keep()
+    }
+
     fn at(&self, step: Step, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
         if state.ended.is_some() {
             return Err(io::Error::other("the world has ended"));
         }
-        if matches!(step, Step::Synced | Step::ManifestReplaced) && self.keeps_synced {
-            state.syncs += 1;
-            if !(self.forgets_sync && step == Step::Synced && !state.syncs.is_multiple_of(8)) {
-                copy_folder(&self.images.buffer, &self.images.synced)?;
-            }
+        if step == Step::ManifestReplaced && self.keeps_synced {
+            self.images.keep()?;
         }
         match &mut state.steps_left {
             Some((0, how)) => {

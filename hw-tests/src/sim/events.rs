@@ -362,11 +362,12 @@ impl Sim {
         for tally in [&self.collector.tally, &self.images.tally(), &self.kafka.tally()] {
             self.tally.add_all(tally);
         }
+        let excuses = self.character.excuses(self.cap.when_full, self.tally.of("record refused") > 0);
         let mut conn = self.collector.finish(&self.runtime)?;
         let to_us = self.time.now_us();
         self.runtime.block_on(async {
             spoil(&mut conn, self.options.sabotage).await?;
-            let machines = check::truth(&mut conn, &self.truth, counts, findings).await?;
+            let machines = check::truth(&mut conn, &self.truth, &excuses, counts, findings).await?;
             check::books(&mut conn, &books, &self.volatile, counts, findings).await?;
             features::compare(&mut conn, settings, &machines, to_us, (counts, functions), findings).await
         })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::damage::segments;
 use super::*;
 
 /// A life with every kind of event; stops where the world ends. Gives the rows that were stored, and
@@ -32,11 +33,12 @@ fn live(buffer: &mut Buffer, reader: &BufferReader) -> (u64, BTreeSet<(MachineNa
     (stored, sent)
 }
 
-/// Everything that one start finds, and what it declares lost, for machine n.
+/// Everything that one start finds, and what it declares lost, for machine n: what gave way, and nothing else.
 fn found(taken: &[Stored], n: usize) -> (BTreeSet<u64>, BTreeSet<u64>) {
     let of = |s: &&Stored| s.stream.machine == machine(n) && s.stream.epoch == Epoch(1);
     let rows = taken.iter().filter(of).filter_map(|s| s.seq).flat_map(|(from, to)| from..=to).collect();
     let losses = losses(taken).remove(&stream_id(1, n)).unwrap_or_default();
+    assert!(losses.iter().all(|l| l.reason == LossReason::DroppedOldest), "{losses:?}");
     assert!(losses.iter().all(|l| l.ranges.iter().all(|r| r.to.is_some())), "{losses:?}");
     (rows, losses.iter().flat_map(|l| l.closed_ranges().ranges().flatten().collect::<Vec<_>>()).collect())
 }
@@ -69,6 +71,8 @@ fn every_step(is_power_cut: bool) {
                 .filter(|s| !rows.contains(s) && !lost.contains(s) && !sent.contains(&(machine(n), *s)))
                 .collect();
             assert!(missing.is_empty(), "step {step}, machine {n}: {missing:?} of {numbered} in silence");
+            // The oldest gave way at the end of the life, and not before.
+            assert!(lost.is_empty() || stored == 12, "step {step}, machine {n}: {lost:?} of {stored} lost");
         }
     }
     assert!(ended > 40, "only {ended} steps");
@@ -111,4 +115,42 @@ fn a_kill_at_any_step_of_the_first_start_costs_the_next_start_nothing() {
         assert!(losses(&taken).is_empty(), "step {step}: {:?}", losses(&taken));
     }
     assert!(ended > 3, "only {ended} steps");
+}
+
+#[test]
+fn a_kill_at_any_step_of_setting_a_segment_aside_declares_its_rows_once() {
+    let mut ended = BTreeSet::new();
+    for step in 0.. {
+        let mut rig = Rig::new();
+        let (mut buffer, reader) = rig.start();
+        for n in 0..3 {
+            let rows = vec![new_rows(&mut buffer, 0, 1 + 2 * n, 2, 200)];
+            assert_eq!(buffer.flush(&group(rows)), Flushed::Stored);
+            buffer.begin_segment().unwrap();
+        }
+        drop(reader);
+        buffer.close();
+        std::fs::write(segments(&rig)[1].join("db"), vec![0x5a; 600_000]).unwrap();
+        rig.disk.inner.lock().unwrap().countdown = Some(step);
+        rig.starts += 1;
+        let disk = Disk::with_faults(Arc::clone(&rig.disk) as Arc<dyn Faults>);
+        if let Ok((mut buffer, reader)) = open_on(disk, rig.options()) {
+            drop(reader.take(usize::MAX));
+            let _ = buffer.tidy();
+        }
+        let Some(last) = rig.disk.inner.lock().unwrap().last else { break };
+        ended.insert(format!("{last:?}"));
+        rig.restore_image();
+        let (mut buffer, reader) = rig.start();
+        let mut taken = reader.take(usize::MAX);
+        buffer.tidy().unwrap();
+        taken.extend(reader.take(usize::MAX));
+        let lost = losses(&taken).remove(&stream_id(1, 0)).unwrap_or_default();
+        let lost: Vec<_> =
+            lost.iter().flat_map(|l| l.ranges.iter().map(|r| (l.reason, r.from, r.to))).collect();
+        assert_eq!(lost, [(LossReason::SetAsideDamaged, 3, Some(4))], "step {step}");
+        assert_eq!(taken.iter().filter_map(|s| s.seq).collect::<Vec<_>>(), [(1, 2), (5, 6)], "step {step}");
+        assert!(reader.books().balanced, "step {step}: {:?}", reader.books());
+    }
+    assert!(ended.contains("SetAside"), "{ended:?}");
 }

@@ -17,7 +17,7 @@ fn fill(buffer: &mut Buffer, segments: u64) {
 }
 
 /// Gives the folders of the segments, oldest first.
-fn segments(rig: &Rig) -> Vec<PathBuf> {
+pub(super) fn segments(rig: &Rig) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(rig.folder())
         .unwrap()
         .flatten()

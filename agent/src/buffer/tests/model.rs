@@ -50,6 +50,8 @@ struct Model {
     /// Rows that Kafka has.
     acknowledged: BTreeMap<StreamId, BTreeSet<u64>>,
     lost: BTreeMap<StreamId, BTreeSet<u64>>,
+    /// Why rows may be lost, by what happened.
+    excuses: Vec<LossReason>,
     hands: Vec<Stored>,
     /// First sequences of the items that were handed out since the start.
     handed: BTreeMap<StreamId, BTreeSet<u64>>,
@@ -91,12 +93,17 @@ impl World {
             Event::Refuse => {
                 if let Some(at) = self.model.hands.iter().position(|s| s.seq.is_some()) {
                     let refused = self.model.hands.remove(at);
+                    self.model.excuses.push(LossReason::Refused);
                     reader.refuse(refused.position, LossReason::Refused);
                 }
             }
             Event::Roll => buffer.begin_segment().unwrap(),
             Event::Tidy => buffer.tidy().unwrap(),
-            Event::DropOldest => drop(buffer.drop_oldest()),
+            Event::DropOldest => {
+                if buffer.drop_oldest() {
+                    self.model.excuses.push(LossReason::DroppedOldest);
+                }
+            }
             Event::Damage { which } => self.damage(which),
             Event::Restart => {
                 let (buffer, reader) = self.running.take().unwrap();
@@ -166,6 +173,7 @@ impl World {
         segments.pop();
         if let Some(folder) = segments.get(which) {
             std::fs::write(folder.join("db"), vec![0x11; 100_000]).unwrap();
+            self.model.excuses.push(LossReason::SetAsideDamaged);
         }
         self.start();
     }
@@ -242,6 +250,7 @@ impl Model {
             let lost = self.lost.entry(stream).or_default();
             for loss in losses {
                 assert!(loss.ranges.iter().all(|r| r.to.is_some()), "only active segments have open ends");
+                assert!(self.excuses.contains(&loss.reason), "{loss:?} without a cause");
                 lost.extend(loss.closed_ranges().ranges().flatten());
             }
         }

@@ -103,17 +103,8 @@ fn check_address(address: SocketAddr) -> io::Result<()> {
 }
 
 async fn get_online_features(State(shared): State<Arc<Shared>>, uri: Uri, body: Bytes) -> Response {
-    let asked = uri.query().and_then(|query| query.split('&').find_map(|part| part.strip_prefix("compat=")));
-    let compat = match asked {
-        None | Some("go") => Compat::Go,
-        Some("python") => Compat::Python,
-        Some(word) => {
-            shared.serving.status.refused();
-            let text = format!("there is no compat={word}; use go or python\n");
-            return (StatusCode::BAD_REQUEST, text).into_response();
-        }
-    };
-    let result = request::parse(&body).and_then(|request| {
+    let result = compat(&uri).and_then(|compat| {
+        let request = request::parse(&body)?;
         let now_us = (shared.serving.now_us)();
         answer(&shared.serving, &shared.services, &request, compat, now_us)
     });
@@ -127,6 +118,16 @@ async fn get_online_features(State(shared): State<Arc<Shared>>, uri: Uri, body: 
             refuse(&problem)
         }
     }
+}
+
+/// Reads `?compat=`; of several the last one counts, and each must be one.
+fn compat(uri: &Uri) -> Result<Compat, Problem> {
+    let asked = uri.query().into_iter().flat_map(|query| query.split('&'));
+    asked.filter_map(|part| part.strip_prefix("compat=")).try_fold(Compat::Go, |_, word| match word {
+        "go" => Ok(Compat::Go),
+        "python" => Ok(Compat::Python),
+        _ => Err(Problem::Compat(word.to_owned())),
+    })
 }
 
 fn refuse(problem: &Problem) -> Response {

@@ -265,3 +265,24 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Says(&'static str, #[source] Option<Box<Self>>);
+
+    #[test]
+    fn a_chain_tells_each_cause_once() {
+        let because = |text, cause| Says(text, Some(Box::new(cause)));
+        let disk = || Says("the disk is full", None);
+        assert_eq!(chain(&because("the lake pauses", disk())), "the lake pauses: the disk is full");
+        let twice = because("a statement failed: the disk is full", disk());
+        assert_eq!(
+            chain(&because("the lake pauses", twice)),
+            "the lake pauses: a statement failed: the disk is full"
+        );
+    }
+}

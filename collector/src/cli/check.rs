@@ -42,12 +42,12 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         Err(ConfigError::Problems(found)) => {
             checked.problems.extend(found.iter().map(Told::of_configuration))
         }
-        Err(other) => return Err(other.into()),
+        Err(other) => checked.problems.push(Told::of_error(&other)),
         Ok(config) => match app::feature_files(&config.features_dir) {
             Err(FeatureFilesError::Problems(found)) => {
                 checked.problems.extend(found.iter().map(Told::of_features))
             }
-            Err(other) => return Err(other.into()),
+            Err(other) => checked.problems.push(Told::of_error(&other)),
             Ok(catalog) => {
                 (checked.views, checked.services) = (catalog.views().len(), catalog.services().len());
                 checked.machines(&catalog, &config.lake_file).await;
@@ -70,6 +70,12 @@ impl Told {
             "file": *problem.file, "line": problem.line, "path": problem.path, "message": problem.message,
         });
         Self { text: problem.to_string(), json }
+    }
+
+    /// Of a file that cannot be read; the text has its name.
+    fn of_error(error: &dyn std::error::Error) -> Self {
+        let text = app::chain(error);
+        Self { json: json!({ "file": null, "line": null, "path": null, "message": text }), text }
     }
 
     fn of_features(problem: &millrace_preprocess::Problem) -> Self {
@@ -99,7 +105,7 @@ impl Checked {
         if json {
             let problems: Vec<_> = self.problems.iter().map(|problem| &problem.json).collect();
             table::json(&json!({
-                "problems": problems, "views": self.views, "services": self.services,
+                "good": count == 0, "problems": problems, "views": self.views, "services": self.services,
                 "machines": self.machines, "machines_unknown": self.unknown,
             }))?;
         } else {

@@ -22,6 +22,8 @@ pub(super) enum Problem {
     NoService { service: String, project: String },
     /// Two features of one name.
     Collision { names: Vec<String>, full_names: bool },
+    /// A word of `?compat=` that is none; Feast knows no such parameter.
+    Compat(String),
     /// Everything for which Feast answers 500 with a text.
     Other(String),
 }
@@ -30,6 +32,7 @@ impl Problem {
     pub(super) fn status(&self) -> u16 {
         match self {
             Self::Body { .. } => 422,
+            Self::Compat(_) => 400,
             Self::NoView { .. } | Self::NoService { .. } => 404,
             Self::Collision { .. } | Self::Other(_) => 500,
         }
@@ -63,6 +66,9 @@ impl Problem {
                 let text =
                     format!("Duplicate features named {names} found.\nTo resolve this collision, {advice}");
                 feast_error("FeatureNameCollisionError", &text)
+            }
+            Self::Compat(word) => {
+                json!({"detail": format!("there is no compat={word}; use go or python")}).to_string()
             }
             Self::Other(text) => json!(text).to_string(),
         }

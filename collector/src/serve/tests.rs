@@ -129,8 +129,13 @@ async fn features_are_answered_in_columns_with_the_go_servers_statuses() {
         "metadata": {"feature_names": ["machine", "temp", "starts"]},
     });
     assert_eq!((status, &answer), (200, &expected));
-    let (status, text) = server.call("/get-online-features?compat=klingon", Some(request.to_string())).await;
-    assert_eq!((status, text.as_str()), (400, "there is no compat=klingon; use go or python\n"));
+    for query in ["compat=klingon", "compat=go&compat=klingon", "compat=klingon&compat=go"] {
+        let (status, answer) = server.ask(&format!("/get-online-features?{query}"), request.clone()).await;
+        assert_eq!(
+            (status, &answer["detail"]),
+            (400, &json!("there is no compat=klingon; use go or python"))
+        );
+    }
     let (_, python) = server.ask("/get-online-features?compat=python", request).await;
     assert_eq!(python["results"][1]["statuses"][3], "PRESENT");
     server.end().await;

@@ -1,5 +1,7 @@
 //! The program's verbs over a lake that a collector filled: what they print and their exit codes.
 
+use std::path::Path;
+
 use millrace_collector::clock;
 use millrace_collector::lake::{self, db::Executor as _};
 use millrace_protocol::{Item, Reporting};
@@ -91,11 +93,18 @@ async fn check_holds_features_against_what_machines_report_once_there_is_a_lake(
     );
     let file = plant.folder.path().join("wrong.toml");
     std::fs::write(&file, "version = 1\n[kafka]\nbrokers = 5\n").unwrap();
-    let out = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-collector"))
-        .args(["check", "--json", "--config", file.to_str().unwrap()])
-        .output()
-        .unwrap();
-    let told: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let checked = |file: &Path| {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-collector"))
+            .args(["check", "--json", "--config", file.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert_eq!(out.status.code(), Some(64));
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap()
+    };
+    let told = checked(&plant.folder.path().join("not-there.toml"));
+    assert_eq!(told["good"], false);
+    assert!(told["problems"][0]["message"].as_str().unwrap().contains("not-there.toml"), "{told:#}");
+    let told = checked(&file);
     let problems = told["problems"].as_array().unwrap();
     let brokers = problems.iter().find(|p| p["path"] == "[kafka] brokers").unwrap();
     assert!(brokers["line"] == 3 && brokers["file"].as_str().unwrap().contains("wrong.toml"), "{told:#}");

@@ -47,6 +47,62 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.trim_start().starts_with("//"))
 }
 
+/// Gives the modules of its own crate that a file names, each by its first word: `crate::a::b`, `crate::{a, b::c}`.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code = code(text).collect::<Vec<_>>().join(" ");
+    let mut found = BTreeSet::new();
+    for (at, path) in code.match_indices("crate::") {
+        let rest = &code[at + path.len()..];
+        let group = if rest.starts_with('{') { group(rest) } else { vec![rest] };
+        let word = |part: &str| {
+            part.trim().split(|c: char| !(c.is_alphanumeric() || c == '_')).next().map(str::to_owned)
+        };
+        found.extend(group.into_iter().filter_map(word));
+    }
+    found
+}
+
+/// Takes `{a::{b, c}, d}` apart at the commas of its outer level.
+fn group(text: &str) -> Vec<&str> {
+    let (mut depth, mut begin, mut parts) = (0, 1, Vec::new());
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 1 => {
+                parts.push(&text[begin..at]);
+                break;
+            }
+            '}' => depth -= 1,
+            ',' if depth == 1 => {
+                parts.push(&text[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts
+}
+
+#[test]
+fn grouped_imports_are_seen() {
+    let text = "use crate::{batch::{Batch, Row},\n    buffer, uplink::Uplink};\n// crate::source\nuse crate::clock::Clock;";
+    assert_eq!(imports(text).into_iter().collect::<Vec<_>>(), ["batch", "buffer", "clock", "uplink"]);
+}
+
+/// Gives the outside crates that a crate depends on, as code names them.
+fn dependencies(folder: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+    let lines = text.lines().skip_while(|line| line.trim() != "[dependencies]").skip(1);
+    let own = lines.take_while(|line| !line.starts_with('['));
+    let names = own.filter_map(|line| {
+        line.split(['.', '=', ' ']).next().filter(|name| !name.is_empty() && !name.starts_with('#'))
+    });
+    let found: Vec<String> =
+        names.map(|name| name.replace('-', "_")).filter(|name| !name.starts_with("millrace")).collect();
+    assert!(!found.is_empty(), "{folder} depends on nothing");
+    found
+}
+
 /// Tells whether a file belongs to a module: `x.rs` or anything in `x/`.
 fn belongs(file: &str, module: &str) -> bool {
     file == format!("{module}.rs") || file.starts_with(&format!("{module}/"))
@@ -81,7 +137,7 @@ fn stages_do_not_import_their_neighbours() {
             let Some(own) = stages.iter().find(|stage| belongs(&file, stage)) else { continue };
             for other in stages.iter().filter(|other| other != &own) {
                 let excused = allowed.iter().any(|&(f, a, b, _)| (f, a, b) == (folder, *own, *other));
-                let names_it = code(&text).any(|line| line.contains(&format!("crate::{other}")));
+                let names_it = imports(&text).contains(*other);
                 if names_it && !excused {
                     wrong.push(format!("{folder}/{file} imports {other}"));
                 }
@@ -127,6 +183,50 @@ fn outside_crates_are_named_in_one_module() {
         for (file, text) in sources(folder) {
             if code(&text).any(|line| line.contains("serde_cbor::")) {
                 wrong.push(format!("{folder}/{file} names serde_cbor, whose home is protocol"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What an outside crate gives is at home in one module of a crate; what every stage speaks is named here.
+#[test]
+fn only_a_few_outside_crates_are_named_in_many_modules() {
+    let spoken = [
+        ("tokio", "every stage is a task"),
+        ("tokio_util", "every task is told to stop"),
+        ("futures_util", "panics of tasks are caught"),
+        ("tracing", "every stage logs"),
+        ("thiserror", "every library stage has its errors"),
+        ("anyhow", "programs have one kind of error"),
+        ("serde", "what is written and read says how"),
+        ("serde_json", "JSON is both configuration of Feast, answer and state"),
+        ("serde_bytes", "bytes are bytes in CBOR"),
+        ("serde_cbor", "records and chunks are CBOR; the rule above keeps it in protocol"),
+        ("crc32c", "items and chunks have a sum of their own"),
+        ("clap", "the command line"),
+        ("rand", "epochs and jitter"),
+        ("time", "times as people write them"),
+        ("humantime", "durations as people write them"),
+        ("libm", "mathematics that is the same on every machine"),
+        ("tempfile", "folders that go with their run"),
+    ];
+    let mut wrong = Vec::new();
+    for folder in ["protocol", "agent", "collector", "collector/preprocess", "hw-tests"] {
+        for outside in
+            dependencies(folder).iter().filter(|name| !spoken.iter().any(|(known, _)| known == name))
+        {
+            let mut modules = BTreeSet::new();
+            for (file, text) in
+                sources(&format!("{folder}/src")).into_iter().filter(|(file, _)| !is_test(file))
+            {
+                let module_of_ours = text.contains(&format!("mod {outside};"));
+                if !module_of_ours && code(&text).any(|line| names(line, outside)) {
+                    modules.insert(file.split('/').next().unwrap().trim_end_matches(".rs").to_owned());
+                }
+            }
+            if modules.len() > 1 {
+                wrong.push(format!("{folder}: {outside} is named in {modules:?}"));
             }
         }
     }

@@ -51,7 +51,8 @@ pub(super) struct RawKind {
 #[derive(Debug)]
 pub(super) struct RawSignal {
     pub(super) name: Word,
-    pub(super) kind: Word,
+    /// `None`: it names none.
+    pub(super) kind: Option<Word>,
     pub(super) debounce_us: i64,
     pub(super) expr: Expression,
 }
@@ -66,7 +67,8 @@ pub(super) enum RawWindow {
 pub(super) struct RawView {
     pub(super) name: Word,
     pub(super) version: u32,
-    pub(super) kind: Word,
+    /// `None`: it names none.
+    pub(super) kind: Option<Word>,
     /// `None`: stream.
     pub(super) run_every_us: Option<i64>,
     pub(super) domain: Option<Expression>,
@@ -74,6 +76,8 @@ pub(super) struct RawView {
     pub(super) lateness_us: i64,
     pub(super) ttl_us: i64,
     pub(super) features: Vec<(Word, Expression)>,
+    /// Something was missing or wrong, was told of, and has a stand-in here, so that the rest is looked at, too.
+    pub(super) is_broken: bool,
 }
 
 #[derive(Debug)]
@@ -231,7 +235,8 @@ fn signal(section: &Section<'_>) -> Option<RawSignal> {
     if expr.is_none() {
         section.report.say(section.span.clone(), format!("{} has no expr", section.what));
     }
-    Some(RawSignal { name: name?, kind: kind?, debounce_us, expr: expr? })
+    let name = name.unwrap_or_else(|| nameless(section));
+    Some(RawSignal { name, kind, debounce_us, expr: expr? })
 }
 
 fn view(section: &Section<'_>) -> Option<RawView> {
@@ -248,21 +253,28 @@ fn view(section: &Section<'_>) -> Option<RawView> {
     let kind = section.required("kind");
     let run_every_us = mode(section);
     let domain = section.expression("where");
-    let window = window(section).or_else(|| stand_in(section));
+    let window = window(section);
     let lateness_us = section.duration("lateness").unwrap_or(DEFAULT_LATENESS_US);
     let ttl_us = section.duration("ttl").unwrap_or(0);
     let features = features(section);
+    let is_broken = name.is_none() || kind.is_none() || window.is_none();
     Some(RawView {
-        name: name?,
+        name: name.unwrap_or_else(|| nameless(section)),
         version,
-        kind: kind?,
+        kind,
         run_every_us,
         domain,
-        window: window?,
+        window: window.unwrap_or_else(|| stand_in(section)),
         lateness_us,
         ttl_us,
         features,
+        is_broken,
     })
+}
+
+/// Gives a name that nothing else has in the place of one that is missing.
+fn nameless(section: &Section<'_>) -> Word {
+    Word { text: format!("?{}", section.span.start), span: section.span.clone() }
 }
 
 fn mode(section: &Section<'_>) -> Option<i64> {
@@ -280,14 +292,16 @@ fn mode(section: &Section<'_>) -> Option<i64> {
     }
 }
 
-/// Gives some window in the place of one that is wrong, and was told of, so that the features are looked at, too. Of a
-/// word nobody knows whether it was to mean `latest`, whose features are of another form.
-fn stand_in(section: &Section<'_>) -> Option<RawWindow> {
+/// Gives some window in the place of one that is wrong, and was told of: the features of `latest` are of another form.
+fn stand_in(section: &Section<'_>) -> RawWindow {
     const MINUTE_US: i64 = 60_000_000;
     let value = section.get("window");
-    let is_word = value.is_some_and(|value| value.get_ref().as_str().is_some());
+    let word = value.and_then(|value| value.get_ref().as_str());
+    if word.is_some_and(|word| nearest(word, ["latest"]).is_some()) {
+        return RawWindow::Latest { cell_us: DEFAULT_CELL_US };
+    }
     let span = value.map_or_else(|| section.span.clone(), |value| value.span());
-    (!is_word).then_some(RawWindow::Sliding { size_us: MINUTE_US, every_us: MINUTE_US, span })
+    RawWindow::Sliding { size_us: MINUTE_US, every_us: MINUTE_US, span }
 }
 
 fn window(section: &Section<'_>) -> Option<RawWindow> {
@@ -303,7 +317,8 @@ fn window(section: &Section<'_>) -> Option<RawWindow> {
     }
     let Some(table) = value.get_ref().as_table() else {
         let message = "a window is { size = \"1 min\", every = \"10 s\" } or \"latest\"";
-        section.report.say(value.span(), message);
+        let hint = value.get_ref().as_str().and_then(|word| nearest(word, ["latest"]));
+        section.report.suggest(value.span(), message, hint);
         return None;
     };
     for (key, what) in [("cycle", "windows of cycles"), ("calendar", "windows of calendars")] {

@@ -9,7 +9,7 @@ use crate::language::{Ast, Node};
 pub(super) const MAX_SIZE: usize = 10_000;
 
 /// Lists the names in an expression; with `outside_aggregates`, only those that can be features.
-fn names<'a>(ast: &'a Ast, outside_aggregates: bool, found: &mut Vec<&'a str>) -> usize {
+pub(super) fn names<'a>(ast: &'a Ast, outside_aggregates: bool, found: &mut Vec<&'a str>) -> usize {
     match &ast.node {
         Node::Number(_) | Node::Text(_) | Node::Bool(_) | Node::Attribute(_) => 1,
         Node::Name(name) => {

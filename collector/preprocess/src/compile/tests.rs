@@ -225,26 +225,62 @@ fn births_show_what_does_not_fit() {
 }
 
 #[test]
-fn a_wrong_window_or_mode_hides_nothing_else_of_its_view_and_makes_no_view_missing() {
-    let head = "[[kind]]\nname = \"press\"\nmachines = [\"hall3/*\"]\n[[feature_view]]\nname = \"v\"\nkind = \"press\"\n";
-    let rest = "[feature_view.features]\na = \"maen(temp)\"\n[[feature_service]]\nname = \"s\"\nfeatures = [\"v\"]\n";
-    let told = |lines: &str| {
-        let problems = compiled(&format!("{head}{lines}{rest}")).unwrap_err();
-        problems.iter().map(|p| p.message.clone()).collect::<Vec<_>>()
+fn what_is_wrong_with_a_view_hides_nothing_else_of_it_and_makes_no_view_missing() {
+    const KIND: &str = "[[kind]]\nname = \"press\"\nmachines = [\"hall3/*\"]\n";
+    const HEAD: &str = "[[feature_view]]\nname = \"v\"\nkind = \"press\"\n";
+    const WINDOW: &str = "window = { size = \"1 min\" }\n";
+    const REST: &str = "[feature_view.features]\na = \"maen(temp)\"\n[[feature_service]]\nname = \"s\"\nfeatures = [\"v\"]\n";
+    let each = |view: &str, wrong: &str| {
+        let problems = compiled(&format!("{KIND}{view}{REST}")).unwrap_err();
+        let told: Vec<&str> = problems.iter().map(|p| p.message.as_str()).collect();
+        assert_eq!(told.len(), 2, "{view}: {told:?}");
+        assert!(told.iter().any(|text| text.contains(wrong)), "{view}: {told:?}");
+        assert!(told.iter().any(|text| text.contains("maen")), "{view}: {told:?}");
     };
-    for (lines, wrong) in [
-        ("window = { size = \"soon\" }\n", "soon"),
-        ("window = { every = \"10 s\" }\n", "a window has a size"),
-        ("window = { calendar = \"shift\" }\n", "later release"),
-        ("", "has no window"),
-        ("window = { size = \"1 min\" }\nmode = \"steam\"\n", "is no mode"),
-    ] {
-        let told = told(lines);
-        assert_eq!(told.len(), 2, "{lines}: {told:?}");
-        assert!(told.iter().any(|text| text.contains(wrong)), "{lines}: {told:?}");
-        assert!(told.iter().any(|text| text.contains("maen")), "{lines}: {told:?}");
+    each(&format!("{HEAD}window = {{ size = \"soon\" }}\n"), "soon");
+    each(&format!("{HEAD}window = {{ every = \"10 s\" }}\n"), "a window has a size");
+    each(&format!("{HEAD}window = {{ calendar = \"shift\" }}\n"), "later release");
+    each(&format!("{HEAD}window = \"latets\"\n"), "a window is");
+    each(&format!("{HEAD}window = \"1 min\"\n"), "a window is");
+    each(HEAD, "has no window");
+    each(&format!("{HEAD}{WINDOW}mode = \"steam\"\n"), "is no mode");
+    each(&format!("{HEAD}{WINDOW}where = \"temp >\"\n"), "a value is expected");
+    each(&format!("{HEAD}{WINDOW}where = \"temp + 1\"\n"), "a bool is needed");
+    each(&format!("[[feature_view]]\nname = \"v\"\nkind = \"perss\"\n{WINDOW}"), "no kind");
+    each(&format!("[[feature_view]]\nname = \"v\"\n{WINDOW}"), "has no kind");
+    // Its service asks for a view that has no name, which is a third problem.
+    let nameless =
+        compiled(&format!("{KIND}[[feature_view]]\nkind = \"press\"\n{WINDOW}{REST}")).unwrap_err();
+    assert!(nameless.iter().any(|p| p.message.contains("maen")), "{nameless:?}");
+}
+
+#[test]
+fn a_circle_hides_no_other_feature_and_a_stray_signal_is_looked_at() {
+    let problems = compiled(
+        r#"
+[[kind]]
+name = "press"
+machines = ["hall3/*"]
+[[signal]]
+name = "x"
+kind = "perss"
+expr = "y > "
+[[signal]]
+kind = "press"
+expr = "absolute(y)"
+[[feature_view]]
+name = "v"
+kind = "press"
+window = { size = "1 min" }
+[feature_view.features]
+a = "b + 1"
+b = "a + 1"
+c = "maen(temp)"
+"#,
+    )
+    .unwrap_err();
+    let told: Vec<&str> = problems.iter().map(|p| p.message.as_str()).collect();
+    for wanted in ["no kind", "a value is expected", "has no name", "absolute", "refers to itself", "maen"] {
+        assert!(told.iter().any(|text| text.contains(wanted)), "{wanted}: {told:#?}");
     }
-    // What the features of a word are to be nobody knows.
-    let told = told("window = \"latets\"\n");
-    assert!(told.len() == 1 && told[0].contains("latest"), "{told:?}");
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::births::Recheck;
 use super::files::{Expression, RawFile, RawSignal, RawView, RawWindow};
 use super::lower::Lowering;
-use super::names::{MAX_SIZE, Tangle, tangles};
+use super::names::{MAX_SIZE, Tangle, names, tangles};
 use super::section::{Report, Word};
 use super::types::{Checker, KindScope, Level, Typed};
 use crate::feature::{FeatureColumn, FeatureType, ViewSchema};
@@ -28,8 +28,11 @@ const RULES: u32 = 1;
 
 /// The kinds with their signals, ready to check expressions.
 pub(super) struct Scopes<'a> {
-    kinds: Vec<(Arc<Kind>, KindScope<'a>, BTreeMap<String, i64>)>,
+    kinds: Vec<Scope<'a>>,
 }
+
+/// A kind, what its expressions may name, and how long its signals are debounced.
+type Scope<'a> = (Arc<Kind>, KindScope<'a>, BTreeMap<String, i64>);
 
 impl<'a> Scopes<'a> {
     /// Parses and checks the signals, and settles the types of tags over everything of each kind.
@@ -42,7 +45,7 @@ impl<'a> Scopes<'a> {
                 attributes: &kind.attributes,
             };
             let mut debounce_us = BTreeMap::new();
-            let of_kind = |signal: &&RawSignal| *signal.kind.text == *kind.name;
+            let of_kind = |signal: &&RawSignal| is_of(signal.kind.as_ref(), kind);
             for (report, file) in reports.iter().zip(raw) {
                 for signal in file.signals.iter().filter(of_kind) {
                     let Some(ast) = parsed(report, &signal.expr) else { continue };
@@ -74,7 +77,7 @@ impl<'a> Scopes<'a> {
                 for (name, ast) in &scope.signals {
                     checker.define(name, ast, Level::Row);
                 }
-                for view in raw.iter().flat_map(|f| &f.views).filter(|v| *v.kind.text == *kind.name) {
+                for view in raw.iter().flat_map(|f| &f.views).filter(|v| is_of(v.kind.as_ref(), kind)) {
                     if let Some(Ok(domain)) = view.domain.as_ref().map(|d| parse(&d.text)) {
                         checker.infer(&domain, Level::Row, Some(Type::Bool));
                     }
@@ -90,22 +93,33 @@ impl<'a> Scopes<'a> {
         }
     }
 
-    fn find(
-        &self,
-        report: &Report<'_>,
-        kind: &Word,
-    ) -> Option<&(Arc<Kind>, KindScope<'a>, BTreeMap<String, i64>)> {
-        let found = self.kinds.iter().find(|(known, ..)| *known.name == *kind.text);
-        if found.is_none() {
-            let hint = nearest(&kind.text, self.kinds.iter().map(|(known, ..)| &*known.name));
-            report.suggest(kind.span.clone(), format!("there is no kind {:?}", kind.text), hint);
+    /// Finds the scope of a kind. For one that is missing, or is not there, which is told: the scope that was most
+    /// likely meant, so that expressions are looked at all the same, and `false`.
+    fn find(&self, report: &Report<'_>, kind: Option<&Word>) -> (Option<&Scope<'a>>, bool) {
+        let named = |name: &str| self.kinds.iter().find(|(known, ..)| *known.name == *name);
+        let only = || match self.kinds.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        };
+        let Some(kind) = kind else { return (only(), false) };
+        if let Some(found) = named(&kind.text) {
+            return (Some(found), true);
         }
-        found
+        let hint = nearest(&kind.text, self.kinds.iter().map(|(known, ..)| &*known.name));
+        let meant = hint
+            .as_deref()
+            .and_then(|hint| self.kinds.iter().find(|(known, ..)| hint.contains(&*known.name)));
+        report.suggest(kind.span.clone(), format!("there is no kind {:?}", kind.text), hint);
+        (meant.or_else(only), false)
     }
 
     fn signal(&self, report: &Report<'_>, raw: &RawSignal) {
-        let Some((_, scope, _)) = self.find(report, &raw.kind) else { return };
-        let Some(ast) = scope.signals.get(&raw.name.text) else { return };
+        let (scope, is_named) = self.find(report, raw.kind.as_ref());
+        // What belongs to a kind was parsed with it.
+        let stray = if is_named { None } else { parsed(report, &raw.expr) };
+        let Some((_, scope, _)) = scope else { return };
+        let known = scope.signals.get(&raw.name.text).filter(|_| is_named);
+        let Some(ast) = known.or(stray.as_ref()) else { return };
         let mut checker = Checker::new(scope, BTreeMap::new());
         checker.define(&raw.name.text, ast, Level::Row);
         tell(report, &raw.expr, checker.problems);
@@ -114,31 +128,31 @@ impl<'a> Scopes<'a> {
     /// Builds a view and what checks it against births; `None` when it has problems, which were reported.
     pub(super) fn view(&self, reports: &[Report<'_>], file: usize, raw: &RawView) -> Option<(View, Recheck)> {
         let report = reports.get(file)?;
-        let (kind, scope, debounce_us) = self.find(report, &raw.kind)?;
+        let (found, is_named) = self.find(report, raw.kind.as_ref());
         let window = window(report, raw);
         let domain = raw.domain.as_ref().map(|expr| (expr, parsed(report, expr)));
         let mut asts: Vec<(&Word, &Expression, Ast)> = Vec::new();
-        let mut complete = true;
         for (name, expr) in &raw.features {
-            match parsed(report, expr) {
-                Some(ast) => asts.push((name, expr, wrap(ast, &raw.window))),
-                None => complete = false,
-            }
+            asts.extend(parsed(report, expr).map(|ast| (name, expr, wrap(ast, &raw.window))));
         }
-        let by_name: BTreeMap<&str, &Ast> = asts.iter().map(|(n, _, ast)| (n.text.as_str(), ast)).collect();
-        let tangled = tangles(&by_name, true);
+        let (kind, scope, debounce_us) = found?;
+        let mut complete = is_named && !raw.is_broken && asts.len() == raw.features.len();
+        let all: BTreeMap<&str, &Ast> = asts.iter().map(|(n, _, ast)| (n.text.as_str(), ast)).collect();
+        let tangled = tangles(&all, true);
         for (name, expr, _) in &asts {
             if let Some(tangle) = tangled.get(&name.text) {
                 report.say(expr.span.clone(), tangle_text(tangle));
             }
         }
-        if !tangled.is_empty() {
-            return None;
-        }
+        complete &= tangled.is_empty();
+        leave_out(&mut asts, tangled.into_keys().collect());
+        let by_name: BTreeMap<&str, &Ast> = asts.iter().map(|(n, _, ast)| (n.text.as_str(), ast)).collect();
         if let Some((expr, ast)) = &domain {
             let mut checker = Checker::new(scope, BTreeMap::new());
-            checker.infer(ast.as_ref()?, Level::Row, Some(Type::Bool));
-            complete &= checker.problems.is_empty();
+            if let Some(ast) = ast {
+                checker.infer(ast, Level::Row, Some(Type::Bool));
+            }
+            complete &= ast.is_some() && checker.problems.is_empty();
             tell(report, expr, checker.problems);
         }
         let mut typed = Vec::new();
@@ -197,6 +211,31 @@ impl<'a> Scopes<'a> {
     }
 }
 
+/// Leaves features out, and those that refer to them: of these nobody knows the type.
+fn leave_out(asts: &mut Vec<(&Word, &Expression, Ast)>, mut out: BTreeSet<String>) {
+    loop {
+        let refers = |ast: &Ast| {
+            let mut found = Vec::new();
+            names(ast, true, &mut found);
+            found.iter().any(|name| out.contains(*name))
+        };
+        let more: Vec<String> = asts
+            .iter()
+            .filter(|(name, _, ast)| !out.contains(&name.text) && refers(ast))
+            .map(|(name, ..)| name.text.clone())
+            .collect();
+        if more.is_empty() {
+            break;
+        }
+        out.extend(more);
+    }
+    asts.retain(|(name, ..)| !out.contains(&name.text));
+}
+
+fn is_of(word: Option<&Word>, kind: &Kind) -> bool {
+    word.is_some_and(|word| *word.text == *kind.name)
+}
+
 fn declared(raw: &[RawFile], kind: &Kind) -> BTreeMap<String, Typed> {
     let of_kind = raw.iter().flat_map(|f| &f.kinds).filter(|k| *k.name.text == *kind.name);
     let tags = of_kind.flat_map(|k| &k.tags);
@@ -212,7 +251,7 @@ fn tangled_signals(reports: &[Report<'_>], raw: &[RawFile], kind: &Kind, scope: 
         scope.signals.iter().map(|(name, ast)| (name.as_str(), ast)).collect();
     let tangled = tangles(&by_name, false);
     for (report, file) in reports.iter().zip(raw) {
-        for signal in file.signals.iter().filter(|s| *s.kind.text == *kind.name) {
+        for signal in file.signals.iter().filter(|s| is_of(s.kind.as_ref(), kind)) {
             if let Some(tangle) = tangled.get(&signal.name.text) {
                 report.say(signal.expr.span.clone(), tangle_text(tangle));
             }

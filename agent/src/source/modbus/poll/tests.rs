@@ -158,10 +158,16 @@ async fn a_failing_block_spoils_only_its_own_tags() {
 }
 
 #[tokio::test]
-async fn a_dead_unit_costs_the_others_one_timeout_and_its_points_come_at_its_own_rate() {
+async fn a_dead_or_late_unit_costs_the_others_one_timeout_and_its_points_come_at_its_own_rate() {
+    for answer in [Answer::Silence, Answer::Late(vec![111])] {
+        slowed_by(answer).await;
+    }
+}
+
+async fn slowed_by(answer: Answer) {
     let devices = vec![sample::device(1, apart(&[0, 100, 200])), sample::device(2, apart(&[0]))];
-    let (server, mut running) = start(devices, |asked| match asked.unit {
-        1 => Answer::Silence,
+    let (server, mut running) = start(devices, move |asked| match asked.unit {
+        1 => answer.clone(),
         _ => Answer::Addresses(0),
     })
     .await;

@@ -3,6 +3,7 @@
 //! Invariant: this file tree is the only one that prints to standard output. A verb gives an `Exit`
 //! and leaves it to `main` to end the process.
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -128,6 +129,8 @@ impl Failure {
     }
 }
 
+const NOT_PRINTED: &str = "the result could not be written to standard output";
+
 /// Exit code of wrong usage or configuration. *Source*: sysexits.h, `EX_USAGE`.
 pub const EXIT_USAGE: u8 = 64;
 
@@ -152,11 +155,31 @@ impl Cli {
                 let mut command = Self::command();
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut command, "millrace-agent", &mut script);
-                drop(std::io::Write::write_all(&mut std::io::stdout().lock(), &script));
+                print(&script)?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Prints a result; a reader that has seen enough (`| head`) is no reason to fail.
+///
+/// *Errors*: [`Failure::Failed`] if it cannot be written.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::Failed { what: NOT_PRINTED.to_owned(), source: error.into() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says that a result is lost, and gives the exit code.
+fn not_printed(error: &std::io::Error, problems: &mut impl Write) -> u8 {
+    // Where nobody reads it the exit code has to do.
+    drop(writeln!(problems, "{NOT_PRINTED}: {error}"));
+    1
 }
 
 fn look_into_buffer(verb: &BufferVerb) -> Result<ExitCode, Failure> {

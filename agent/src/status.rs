@@ -105,7 +105,7 @@ impl std::fmt::Debug for View {
 #[derive(Debug, Error)]
 pub enum StatusError {
     /// The address cannot be taken.
-    #[error("[status] listen: {address} cannot be used")]
+    #[error("[status] listen: {address} cannot be used; choose another, or stop what listens there")]
     Listen {
         /// As configured.
         address: SocketAddr,

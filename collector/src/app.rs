@@ -52,7 +52,7 @@ pub enum AppError {
     #[error("the feature stores do not open")]
     Stores(#[from] StoresError),
     /// The server's address.
-    #[error("[serve] listen: {address} cannot be listened on")]
+    #[error("[serve] listen: {address} cannot be listened on; choose another, or stop what listens there")]
     Listen {
         /// Which.
         address: std::net::SocketAddr,
@@ -68,18 +68,17 @@ pub enum AppError {
 /// Why the feature files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FeatureFilesError {
-    /// A file cannot be read.
-    #[error("cannot read {}", .path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    /// Files, or the folder, cannot be read: which, and why.
+    #[error("{}", unreadable(.0))]
+    Read(Vec<(PathBuf, io::Error)>),
     /// They have problems.
     #[error("{}", listed(.0))]
     Problems(Vec<Problem>),
+}
+
+fn unreadable(files: &[(PathBuf, io::Error)]) -> String {
+    let each = files.iter().map(|(path, why)| format!("cannot read {}: {why}", path.display()));
+    each.collect::<Vec<_>>().join("\n")
 }
 
 fn listed(problems: &[Problem]) -> String {
@@ -93,25 +92,28 @@ fn listed(problems: &[Problem]) -> String {
 /// # Errors
 /// [`FeatureFilesError`], with every problem of every file.
 pub fn feature_files(folder: &Path) -> Result<Catalog, FeatureFilesError> {
-    let unreadable = |path: &Path| {
-        let path = path.to_owned();
-        move |source| FeatureFilesError::Read { path, source }
-    };
+    let of_folder = |why| FeatureFilesError::Read(vec![(folder.to_owned(), why)]);
     let mut paths = Vec::new();
     if folder.is_dir() {
-        for entry in std::fs::read_dir(folder).map_err(unreadable(folder))? {
-            let path = entry.map_err(unreadable(folder))?.path();
+        for entry in std::fs::read_dir(folder).map_err(of_folder)? {
+            let path = entry.map_err(of_folder)?.path();
             if path.extension().is_some_and(|e| e == "toml") {
                 paths.push(path);
             }
         }
     }
     paths.sort();
-    let mut files = Vec::new();
+    let (mut files, mut unread) = (Vec::new(), Vec::new());
     for path in paths {
-        let text = std::fs::read_to_string(&path).map_err(unreadable(&path))?;
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        files.push(SourceFile { name, text });
+        match std::fs::read_to_string(&path) {
+            Ok(text) => files.push(SourceFile { name, text }),
+            Err(why) => unread.push((path, why)),
+        }
+    }
+    // What stands in a file that cannot be read is not known: nothing more can be said of the others.
+    if !unread.is_empty() {
+        return Err(FeatureFilesError::Read(unread));
     }
     let attributes = |name: &str| {
         let path = folder.join(name);

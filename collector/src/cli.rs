@@ -17,6 +17,7 @@ mod table;
 mod views;
 
 use std::error::Error;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -103,11 +104,15 @@ pub async fn main(cli: Cli) -> u8 {
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "millrace-collector", &mut script);
-            drop(std::io::Write::write_all(&mut std::io::stdout().lock(), &script));
+            table::text(&script);
             Ok(GOOD)
         }
     };
     match done {
+        Ok(GOOD) if table::is_lost() => {
+            report("the result could not be written to standard output");
+            FAILED
+        }
         Ok(code) => code,
         Err(error) => {
             let code = code_of(error.as_ref());
@@ -129,10 +134,9 @@ fn time_us(text: &str) -> Result<i64, Usage> {
         .ok_or_else(|| Usage(format!("{text:?} is no time; write it as 2026-11-24T08:00:00Z")))
 }
 
-/// Prints an error for people; it is no log line.
-#[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
+/// Prints an error for people; it is no log line. Where nobody reads it the exit code has to do.
 fn report(text: &str) {
-    eprintln!("{text}");
+    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 fn code_of(error: &(dyn Error + 'static)) -> u8 {

@@ -23,6 +23,8 @@ pub struct Report {
     pub epoch: Option<String>,
     /// On disk, all told. *Units*: bytes.
     pub disk_bytes: u64,
+    /// What is wrong with the manifest; the next start finds what it can without it.
+    pub manifest_damage: Option<String>,
     /// Oldest first.
     pub segments: Vec<SegmentReport>,
     /// In the order in which they began.
@@ -71,7 +73,7 @@ impl Report {
     /// Tells whether something is damaged.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
-        self.segments.iter().any(|s| s.damage.is_some())
+        self.manifest_damage.is_some() || self.segments.iter().any(|s| s.damage.is_some())
     }
 }
 
@@ -105,7 +107,10 @@ pub fn verify(data_dir: &Path, mut progress: impl FnMut(usize, usize)) -> Result
 fn look(data_dir: &Path, check: impl FnOnce(&mut Found, &Path)) -> Result<Report, BufferError> {
     let folder = data_dir.join("buffer");
     let _lock = lock(&folder)?;
-    let manifest = Manifest::read(&folder).ok().flatten();
+    let (manifest, mut manifest_damage) = match Manifest::read(&folder) {
+        Ok(manifest) => (manifest, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     #[expect(clippy::expect_used, reason = "a constant that is a name")]
     let unknown = || AgentId::new("unknown").expect("a constant that is a name");
     let agent = manifest.as_ref().map_or_else(unknown, |m| m.agent.clone());
@@ -133,10 +138,14 @@ fn look(data_dir: &Path, check: impl FnOnce(&mut Found, &Path)) -> Result<Report
     }));
     segments.sort_by(|a, b| a.name.cmp(&b.name));
     let books = state.books();
+    if manifest.is_none() && manifest_damage.is_none() && !segments.is_empty() {
+        manifest_damage = Some("it is missing".to_owned());
+    }
     let report = Report {
         agent: manifest.as_ref().map(|m| m.agent.clone()),
         epoch: manifest.as_ref().map(|m| m.epoch.to_string()),
         disk_bytes: folder_bytes(&folder),
+        manifest_damage,
         segments,
         streams: books.transport.iter().zip(state.streams.values()).map(stream_report).collect(),
         set_aside: set_aside(&folder),

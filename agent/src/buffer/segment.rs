@@ -7,13 +7,14 @@
 //! numbered parts in one batch. Invariant: what [`Segment::append`] has returned from is on the disk
 //! whole; what it has not is there whole or not at all.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use super::BufferError;
@@ -240,7 +241,7 @@ impl Segment {
     pub(super) fn close(self) {
         let Self { db, log, .. } = self;
         drop(log);
-        drop(catch_unwind(AssertUnwindSafe(move || drop(db))));
+        drop(caught(move || drop(db)));
     }
 
     /// Runs something on the database; sled panics on damaged pages.
@@ -249,7 +250,7 @@ impl Segment {
         operation: &'static str,
         mut run: impl FnMut(&sled::Db) -> sled::Result<T>,
     ) -> Result<T, BufferError> {
-        match catch_unwind(AssertUnwindSafe(|| run(&self.db))) {
+        match caught(|| run(&self.db)) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(sled::Error::Io(source))) => Err(BufferError::io(operation, &self.folder, source)),
             Ok(Err(sled::Error::Corruption { .. })) => Err(self.damaged("a page is corrupt")),
@@ -263,6 +264,29 @@ impl Segment {
     fn damaged(&self, what: &str) -> BufferError {
         BufferError::Damaged { path: self.folder.clone(), what: what.to_owned() }
     }
+}
+
+thread_local! {
+    /// Whether a panic of sled on this thread is expected and caught.
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs something of sled's that may panic on damaged files, and keeps the panic's text from the terminal: the caller
+/// says what happened in its own words.
+fn caught<T>(run: impl FnOnce() -> T) -> std::thread::Result<T> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_GUARDED.get() {
+                loud(panic);
+            }
+        }));
+    });
+    let was_guarded = IS_GUARDED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    IS_GUARDED.set(was_guarded);
+    result
 }
 
 enum OpenFailure {
@@ -300,7 +324,7 @@ fn open_guarded(folder: &Path) -> Result<sled::Db, OpenFailure> {
     let (sender, receiver) = sync_channel(1);
     let path = folder.to_owned();
     let opener = std::thread::Builder::new().name("buffer-open".to_owned()).spawn(move || {
-        let opened = catch_unwind(|| {
+        let opened = caught(|| {
             // No flusher of sled's own: a flush must end in our own fdatasync.
             let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
             let db = config.open()?;

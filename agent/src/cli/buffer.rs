@@ -90,6 +90,9 @@ fn print(report: &Report, format: Format, out: &mut dyn Write) -> Result<Finding
 fn print_tables(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let agent = report.agent.as_ref().map_or("unknown (no manifest)", |a| a.as_str());
     writeln!(out, "agent {agent}, {} KiB on disk", report.disk_bytes.div_ceil(1024))?;
+    if let Some(what) = &report.manifest_damage {
+        writeln!(out, "manifest: {what}; the next start goes on without it, and the books begin anew")?;
+    }
     let mut segments = table(&["segment", "entries", "rows waiting", "KiB", "state"]);
     for s in &report.segments {
         segments.add_row([

@@ -25,8 +25,10 @@ fn write(path: &Path, json: bool, out: &mut impl Write, problems: &mut impl Writ
     };
     let text =
         if json { good(&config).to_string() } else { format!("{}: {}", path.display(), summary(&config)) };
-    drop(writeln!(out, "{text}"));
-    0
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => super::not_printed(&error, problems),
+        _ => 0,
+    }
 }
 
 /// Prints problems, for a script or for a person, and gives the exit code.
@@ -73,7 +75,12 @@ fn good(config: &Config) -> Value {
 }
 
 fn bad(problems: &Problems) -> Value {
-    let problem = |p: &crate::config::Problem| json!({ "file": &*p.at.file, "line": p.at.line, "path": p.path, "message": p.message });
+    // Of a file as a whole neither line nor path is known.
+    let problem = |p: &crate::config::Problem| {
+        let path = Some(&p.path).filter(|path| !path.is_empty());
+        let line = Some(p.at.line).filter(|&line| line > 0);
+        json!({ "file": &*p.at.file, "line": line, "path": path, "message": p.message })
+    };
     json!({ "good": false, "problems": problems.0.iter().map(problem).collect::<Vec<_>>() })
 }
 

@@ -25,7 +25,7 @@ pub fn run(config: &Path, json: bool) -> ExitCode {
         Ok(code) => code,
         // Who closes the pipe has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-        Err(_) => 1,
+        Err(error) => super::not_printed(&error, &mut problems),
     };
     code.into()
 }
@@ -94,7 +94,8 @@ fn device_text(bus: &Bus, device: &Device, out: &mut impl Write) -> io::Result<(
 }
 
 fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
+    // A sum of nothing is -0.
+    format!("{:.1} %", share * 100.0 + 0.0)
 }
 
 fn names<'d>(device: &'d Device, request: &Request) -> Vec<&'d str> {

@@ -1,6 +1,5 @@
 //! `status`: asks the running agent over HTTP and prints its books as tables.
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use super::table::table;
@@ -27,9 +26,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<(), Failure> {
         let health: Health = parse(&address, &get(&address, "/healthz")?)?;
         render(&books, &health)
     };
-    // A reader that has seen enough (`| head`) is no reason to fail.
-    drop(writeln!(std::io::stdout().lock(), "{text}"));
-    Ok(())
+    super::print(format!("{text}\n").as_bytes())
 }
 
 fn get(address: &str, path: &str) -> Result<String, Failure> {

@@ -193,5 +193,8 @@ fn an_address_that_is_taken_is_named() {
     let first = bind(([127, 0, 0, 1], 0).into()).unwrap();
     let address = first.local_addr().unwrap();
     let error = bind(address).unwrap_err();
-    assert_eq!(error.to_string(), format!("[status] listen: {address} cannot be used"));
+    assert_eq!(
+        error.to_string(),
+        format!("[status] listen: {address} cannot be used; choose another, or stop what listens there")
+    );
 }

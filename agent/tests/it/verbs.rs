@@ -94,6 +94,15 @@ fn what_nobody_reads_ends_quietly() {
     let address = running.address();
     quiet(&["status", "--address", &address]);
     quiet(&["status", "--json", "--address", &address]);
+    // What is lost for another reason than a reader who has seen enough is a failure.
+    for arguments in
+        [&["check", "--config", config][..], &["plan", "--config", config], &["completions", "bash"]]
+    {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ended = agent(arguments).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let err = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(1) && err.contains("standard output"), "{arguments:?}: {err}");
+    }
 }
 
 #[test]

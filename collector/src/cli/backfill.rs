@@ -91,6 +91,13 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     }
     let time = |text: &Option<String>| text.as_deref().map(super::time_us).transpose();
     let range = (time(&arguments.scope.from)?, time(&arguments.scope.to)?);
+    if let (Some(from_us), Some(to_us)) = range
+        && from_us >= to_us
+    {
+        return Err(
+            super::Usage("--from is not before --to: there is no window between them".to_owned()).into()
+        );
+    }
     let parts = parts(&mut conn, &backfill, &catalog, &arguments, &views, range).await?;
     let bar = ProgressBar::new(parts.len() as u64);
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} machine days, {eta} left")?);

@@ -2,7 +2,7 @@
 //!
 //! Where there is a lake, the feature files are also held against what its machines report (F1): tags, types, units.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use clap::Args;
@@ -32,6 +32,8 @@ struct Checked {
     services: usize,
     /// How many machines the views were held against.
     machines: usize,
+    /// Kinds of views that hold none of them.
+    empty_kinds: BTreeSet<String>,
     /// Why they were not.
     unknown: Option<String>,
 }
@@ -42,12 +44,14 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         Err(ConfigError::Problems(found)) => {
             checked.problems.extend(found.iter().map(Told::of_configuration))
         }
-        Err(other) => checked.problems.push(Told::of_error(&other)),
+        Err(ConfigError::Read { file, source }) => checked.problems.push(Told::of_file(&file, &source)),
         Ok(config) => match app::feature_files(&config.features_dir) {
             Err(FeatureFilesError::Problems(found)) => {
                 checked.problems.extend(found.iter().map(Told::of_features))
             }
-            Err(other) => checked.problems.push(Told::of_error(&other)),
+            Err(FeatureFilesError::Read(files)) => {
+                checked.problems.extend(files.iter().map(|(file, why)| Told::of_file(file, why)));
+            }
             Ok(catalog) => {
                 (checked.views, checked.services) = (catalog.views().len(), catalog.services().len());
                 checked.machines(&catalog, &config.lake_file).await;
@@ -72,10 +76,10 @@ impl Told {
         Self { text: problem.to_string(), json }
     }
 
-    /// Of a file that cannot be read; the text has its name.
-    fn of_error(error: &dyn std::error::Error) -> Self {
-        let text = app::chain(error);
-        Self { json: json!({ "file": null, "line": null, "path": null, "message": text }), text }
+    /// Of a file that cannot be read: neither line nor path is known.
+    fn of_file(file: &Path, why: &std::io::Error) -> Self {
+        let text = format!("cannot read {}: {why}", file.display());
+        Self { json: json!({ "file": file, "line": null, "path": null, "message": text }), text }
     }
 
     fn of_features(problem: &millrace_preprocess::Problem) -> Self {
@@ -93,6 +97,9 @@ impl Checked {
         match newest_births(lake_file).await {
             Ok(known) => {
                 self.machines = known.len();
+                let kinds = catalog.views().iter().map(|view| &view.kind);
+                let empty = kinds.filter(|kind| !known.keys().any(|machine| kind.holds(machine)));
+                self.empty_kinds = empty.map(|kind| kind.name.to_string()).collect();
                 let births = known.iter().map(|(name, births)| (name.clone(), births.iter().collect()));
                 self.problems.extend(catalog.check(&births.collect()).iter().map(Told::of_features));
             }
@@ -107,6 +114,7 @@ impl Checked {
             table::json(&json!({
                 "good": count == 0, "problems": problems, "views": self.views, "services": self.services,
                 "machines": self.machines, "machines_unknown": self.unknown,
+                "kinds_without_machines": self.empty_kinds,
             }))?;
         } else {
             self.problems.iter().for_each(|problem| table::line(&problem.text));
@@ -114,6 +122,14 @@ impl Checked {
                 table::line(&format!(
                     "tags, types and units were not held against what machines report: {why}"
                 ));
+            }
+            if self.machines > 0 {
+                for kind in &self.empty_kinds {
+                    table::line(&format!(
+                        "kind {kind:?} holds none of the {} machines in the lake",
+                        self.machines
+                    ));
+                }
             }
             let (views, services) = (self.views, self.services);
             match count {

@@ -61,6 +61,11 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         let is_kind = s.machine.parse().is_ok_and(|machine| view.kind.holds(&machine));
         is_kind && arguments.machine.as_ref().is_none_or(|wanted| *wanted == s.machine)
     });
+    if let (Some(machine), true) = (&arguments.machine, sources.is_empty()) {
+        let what =
+            format!("no machine of this view's kind that is called {machine:?} has its tags; see status");
+        return Err(super::Usage(what).into());
+    }
     sources.sort_by(|a, b| (&a.machine, &a.tag).cmp(&(&b.machine, &b.tag)));
     if arguments.json {
         let list: Vec<_> = sources

@@ -41,6 +41,9 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             .all(|other| !follows(&stream.stream, &other.stream) || other.stream_id <= stream.stream_id);
         found.push((stream, counts.place(&stream.state, is_newest, at_us)));
     }
+    if found.is_empty() {
+        return Err(super::Usage(format!("no machine is called {:?}; see status", arguments.machine)).into());
+    }
     if arguments.json {
         let list: Vec<_> = found
             .iter()
@@ -54,9 +57,6 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             .collect();
         table::json(&list)?;
         return Ok(GOOD);
-    }
-    if found.is_empty() {
-        table::line(&format!("{}: no stream was ever heard of", arguments.machine));
     }
     let mut sheet = table::Sheet::new(&["category", "agent", "epoch", "where"]);
     for (s, place) in found {

@@ -1,6 +1,7 @@
 //! Tables for people, JSON for programs.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
@@ -43,10 +44,26 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<(), serde_json::Err
     Ok(())
 }
 
+/// Whether something could not be printed, for another reason than a reader that has seen enough.
+static LOST: AtomicBool = AtomicBool::new(false);
+
 /// Prints a line; a reader that has seen enough (`| head`) is no reason to fail.
-pub(super) fn line(text: &str) {
+pub(super) fn line(line: &str) {
+    text(format!("{line}\n").as_bytes());
+}
+
+/// Prints a text as it is.
+pub(super) fn text(text: &[u8]) {
     let mut out = std::io::stdout().lock();
-    drop(writeln!(out, "{text}").and_then(|()| out.flush()));
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => LOST.store(true, Ordering::Relaxed),
+        _ => {}
+    }
+}
+
+/// Tells whether something could not be printed.
+pub(super) fn is_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
 }
 
 /// Writes a time as RFC 3339, UTC; `-` for none.

@@ -140,7 +140,18 @@ fn whole(top: &mut Section<'_>, problems: &mut Problems) -> Option<Config> {
     let mut section = top.table(problems, "collector");
     section.later(problems, "id", "members of a consumer group come with several workers; leave the key out");
     let data_dir = path(&mut section, problems, "data_dir", DATA_DIR);
-    let features_dir = path(&mut section, problems, "features_dir", FEATURES_DIR);
+    let features_dir = match section.text(problems, "features_dir") {
+        None => PathBuf::from(FEATURES_DIR),
+        Some((at, text)) => {
+            let folder = PathBuf::from(&text);
+            // A folder that is asked for by name and is not there is a slip; without the key there are no features.
+            if !folder.is_dir() {
+                let message = format!("{text:?} is no folder; make it, or leave the key out");
+                section.wrong(problems, Some(at), "features_dir", &message);
+            }
+            folder
+        }
+    };
     let stall_after = section.duration(problems, "stall_after", STALL_AFTER);
     section.end(problems);
     let kafka = kafka(top, problems);
@@ -159,7 +170,20 @@ fn whole(top: &mut Section<'_>, problems: &mut Problems) -> Option<Config> {
     section.later(problems, "tls", "Redis comes with a later release; SQLite has no network");
     section.end(problems);
     let mut section = top.table(problems, "feast");
-    let feast_project = section.text(problems, "project").map_or(FEAST_PROJECT.to_owned(), |(_, text)| text);
+    let feast_project = match section.text(problems, "project") {
+        None => FEAST_PROJECT.to_owned(),
+        Some((at, text)) => {
+            // Feast's own rule.
+            let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+            if text.is_empty() || text.starts_with('_') || !text.chars().all(is_good) {
+                let message = format!(
+                    "Feast takes no project {text:?}; use letters, digits, '_' and '-', no '_' first"
+                );
+                section.wrong(problems, Some(at), "project", &message);
+            }
+            text
+        }
+    };
     section.end(problems);
     let (serve_listen, ready_without_kafka) = serve(top, problems);
     Some(Config {

@@ -256,3 +256,68 @@ async fn verbs_end_quietly_when_nobody_reads_them_and_a_bar_is_for_terminals() {
     let out = run(format!("script -qec '{program} backfill --config {file}' /dev/null"));
     assert!(String::from_utf8_lossy(&out.stdout).contains("machine days"), "{out:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_written_is_told_by_the_exit_code_and_stops_no_collector() {
+    let mut plant = Plant::start();
+    filled(&plant).await;
+    let config = plant.write_config();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let program = |verb: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-collector"));
+        command.args(verb).arg("--config").arg(&config);
+        command
+    };
+    for verb in ["status", "audit", "parity", "check"] {
+        let out = program(&[verb]).stdout(full()).output().unwrap();
+        let told = String::from_utf8(out.stderr).unwrap();
+        assert!(
+            out.status.code() == Some(1) && told.contains("standard output"),
+            "{verb}: {:?} {told}",
+            out.status
+        );
+    }
+    let nowhere = program(&["where", "hall3/nope", "2026-11-24T08:00:00Z"]).stderr(full()).status().unwrap();
+    assert_eq!(nowhere.code(), Some(64), "its text is lost, its code is not");
+    // A log that nobody can take is no reason to stop the intake.
+    plant.listen = format!("127.0.0.1:{}", free_port());
+    let mut running = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-collector"))
+        .args(["run", "--config"])
+        .arg(plant.write_config())
+        .stderr(full())
+        .spawn()
+        .unwrap();
+    let (item, layout) = rows(31, clock::now_us(), &[1.0]);
+    plant.send(2, &[item], Some(&layout), 31).await;
+    until(&plant.lake(), "SELECT count(*) FROM reading", 31).await;
+    let stopped = std::process::Command::new("kill").arg(running.id().to_string()).status().unwrap();
+    assert!(stopped.success());
+    assert_eq!(running.wait().unwrap().code(), Some(0));
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_asks_for_nothing_that_is_there_is_refused() {
+    let plant = Plant::start();
+    filled(&plant).await;
+    for (verb, why) in [
+        (
+            &["parity", "--from", "2026-11-25T10:00:00Z", "--to", "2026-11-25T09:00:00Z"][..],
+            "no window between",
+        ),
+        (&["where", "hall3/nope", "2026-11-24T08:00:00Z"], "no machine is called \"hall3/nope\""),
+        (&["explain", "press_10s:temp_mean", "--machine", "hall3/nope"], "\"hall3/nope\""),
+    ] {
+        let (code, text) = plant.verb(verb).await;
+        assert!(code == Some(64) && text.contains(why), "{verb:?}: {code:?} {text}");
+    }
+    plant.features(&PRESS.replace("hall3/", "hall9/"));
+    let (code, text) = plant.verb(&["check"]).await;
+    assert!(code == Some(0) && text.contains("holds none of the 1 machines"), "{code:?} {text}");
+    std::fs::remove_dir_all(plant.folder.path().join("features.d")).unwrap();
+    let (code, text) = plant.verb(&["check"]).await;
+    assert!(code == Some(64) && text.contains("features.d\" is no folder"), "{code:?} {text}");
+}

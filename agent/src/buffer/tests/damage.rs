@@ -106,6 +106,25 @@ fn a_cut_snapshot_does_not_cost_the_segment() {
 }
 
 #[test]
+fn a_manifest_that_is_damaged_or_missing_is_no_sound_buffer() {
+    for damage in [Some(&b"junk"[..]), None] {
+        let mut rig = Rig::new();
+        let (mut buffer, reader) = rig.start();
+        fill(&mut buffer, 2);
+        drop(reader);
+        buffer.close();
+        assert_eq!(inspect(rig.dir.path()).unwrap().manifest_damage, None);
+        let manifest = rig.folder().join("manifest.json.zst");
+        match damage {
+            Some(bytes) => std::fs::write(&manifest, bytes).unwrap(),
+            None => std::fs::remove_file(&manifest).unwrap(),
+        }
+        let report = inspect(rig.dir.path()).unwrap();
+        assert!(report.is_damaged() && report.segments.iter().all(|s| s.damage.is_none()), "{report:?}");
+    }
+}
+
+#[test]
 fn without_its_manifest_the_buffer_is_found_again_from_the_segments() {
     let mut rig = Rig::new();
     let (mut buffer, reader) = rig.start();

@@ -123,8 +123,14 @@ impl Recheck {
             };
             if !fits {
                 let given = tag.value_type.map_or("", ValueType::name);
+                // A tag of a type that no use settles counts as a number.
+                let remedy = if text == Some(true) {
+                    format!("; declare it under its kind: tags = {{ {} = {{ type = \"text\" }} }}", used.name)
+                } else {
+                    String::new()
+                };
                 let message = format!(
-                    "{:?} of {machine} is {given}, and it is used as a {}: it will always be NULL",
+                    "{:?} of {machine} is {given}, and it is used as a {}: it will always be NULL{remedy}",
                     used.name,
                     used.wanted.name()
                 );

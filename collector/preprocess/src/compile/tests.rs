@@ -202,7 +202,8 @@ fn births_show_what_does_not_fit() {
         check(&[("hall3/press-01", &birth), ("hall4/saw", &birth)]),
         [
             "press.toml:11:5: hall3/press-01 reports no tag \"tmep\"; did you mean \"temp\"?",
-            "press.toml:12:5: \"mode\" of hall3/press-01 is text, and it is used as a number: it will always be NULL",
+            "press.toml:12:5: \"mode\" of hall3/press-01 is text, and it is used as a number: it will always be NULL; \
+             declare it under its kind: tags = { mode = { type = \"text\" } }",
             "press.toml:10:5: std() weighs samples, and hall3/press-01 reports \"temp\" only when it changes; \
              use mean(), min(), max() or p2p(), or poll the tag without a deadband",
             "press.toml:9:11: + needs one unit on both sides, and these are degC and kW (as hall3/press-01 reports them)",
@@ -215,7 +216,7 @@ fn births_show_what_does_not_fit() {
     assert_eq!(
         check(&[("hall3/press-01", &birth), ("hall3/press-02", &other)])[0],
         "press.toml:12:5: \"mode\" of hall3/press-01 is text, and it is used as a number: it will always be NULL; \
-         so it is with 1 more machine"
+         declare it under its kind: tags = { mode = { type = \"text\" } }; so it is with 1 more machine"
     );
     let lacking = Birth::default();
     assert_eq!(

@@ -54,6 +54,7 @@ fn what_a_later_release_brings_is_refused_in_a_sentence() {
         ("[kafka]\nsasl = {}\n", "SASL comes with the next release"),
         ("[kafka]\nbrokers = [\"kafka-1.example:9093\"]\n", "is not a loopback address"),
         ("[kafka]\noptions = { \"group.id\" = \"x\" }\n", "belongs to Millrace"),
+        ("[feast]\nproject = \"my plant\"\n", "Feast takes no project"),
         ("[lake]\nhot = \"60 d\"\n", "come with a later release"),
         // Keys that this release knows and that would have no effect.
         ("[collector]\nid = \"collector-0\"\n", "come with several workers"),
@@ -102,6 +103,9 @@ fn the_readmes_example_is_a_good_configuration() {
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
     let readme = std::fs::read_to_string(readme).unwrap();
     let example = readme.split("```toml\n").find(|part| part.contains("[collector]")).unwrap();
-    let config = read(&file(example.split("```").next().unwrap())).unwrap();
-    assert_eq!(config.feast_project, "plant");
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let example = example.split("```").next().unwrap().replace("/etc/millrace/features.d", folder);
+    let config = read(&file(&example)).unwrap();
+    assert_eq!((config.feast_project.as_str(), config.features_dir.to_str().unwrap()), ("plant", folder));
 }

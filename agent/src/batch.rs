@@ -93,6 +93,11 @@ pub struct Batch {
     redelivery: Redelivery,
     hold: Hold,
     pending: Pending,
+    /// All that was read before this has been accepted. *Units*: microseconds since 1970-01-01 UTC.
+    reached_us: i64,
+    /// The next such time, and how many deliveries were in the channel when it was read: once they are accepted it is
+    /// reached, however many come meanwhile.
+    mark: Option<(i64, usize)>,
 }
 
 /// What came since the last flush, rows excepted.
@@ -128,6 +133,9 @@ impl Batch {
             hold: Hold::new(Arc::clone(&options.clock), options.clock_hold, buffer.unset_boot()),
             raw,
             started_us: buffer.now_us(),
+            // This process has read nothing before it began.
+            reached_us: buffer.now_us(),
+            mark: None,
             last_flushed_us: buffer.settled_before_us(),
             streams: HashMap::new(),
             pending: Pending::default(),
@@ -147,10 +155,11 @@ impl Batch {
         let timer =
             tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(BatchError::Timer)?;
         loop {
+            self.set_mark(&deliveries);
             let due = self.due().unwrap_or_else(|| Instant::now() + IDLE_TICK);
             let next = timer.block_on(async { tokio::time::timeout_at(due.into(), deliveries.recv()).await });
             match next {
-                Ok(Some(delivery)) => self.accept(delivery),
+                Ok(Some(delivery)) => self.take(delivery),
                 Ok(None) => break,
                 Err(_) => {}
             }
@@ -158,40 +167,68 @@ impl Batch {
             // Take what is there already without asking the clock for each.
             while !self.is_full() {
                 match deliveries.try_recv() {
-                    Ok(delivery) => self.accept(delivery),
+                    Ok(delivery) => self.take(delivery),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
             if self.is_full() || self.due().is_some_and(|due| due <= Instant::now()) {
                 self.flush();
             }
-            // In this order: what is handed over after the horizon was read shows in the channel.
-            let settled_us = self.settled_us();
             if deliveries.is_empty() {
-                self.rest(settled_us);
+                self.rest();
+            } else if self.pending.since.is_none() {
+                self.buffer.settled(self.reached_us);
             }
         }
         self.close();
         Ok(())
     }
 
-    /// Gives the time up to which all that is handed over is here.
+    /// Reads the horizon, and then how much is in the channel: what was handed over before is in it.
+    fn set_mark(&mut self, deliveries: &mpsc::Receiver<Delivery>) {
+        if self.mark.is_none() {
+            self.mark = Some((self.settled_us(), deliveries.len()));
+        }
+        self.look_at_mark(0);
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        self.accept(delivery);
+        self.look_at_mark(1);
+    }
+
+    fn look_at_mark(&mut self, accepted: usize) {
+        let Some((settled_us, left)) = &mut self.mark else { return };
+        *left = left.saturating_sub(accepted);
+        if *left == 0 {
+            self.reached_us = *settled_us;
+            self.mark = None;
+        }
+    }
+
+    /// Says that all that was read before a time has been accepted.
+    pub fn reached(&mut self, settled_us: i64) {
+        self.reached_us = settled_us;
+    }
+
+    /// Gives the time up to which all that is handed over is here, once the channel's deliveries are accepted.
     #[must_use]
     pub fn settled_us(&self) -> i64 {
         let now_us = self.buffer.now_us().saturating_sub(HAND_OVER_US);
         self.options.horizon.earliest_us().map_or(now_us, |e| now_us.min(e - 1))
     }
 
-    /// Lets the buffer tidy up if nothing waits here; all up to `settled_us` has been accepted.
-    pub fn rest(&mut self, settled_us: i64) {
+    /// Lets the buffer tidy up if nothing waits here.
+    pub fn rest(&mut self) {
         if self.pending.since.is_none() {
-            self.buffer.settled(settled_us);
+            self.buffer.settled(self.reached_us);
             self.buffer.idle();
         }
     }
 
     /// Flushes what waits and closes the buffer.
     pub fn close(mut self) {
+        self.reached_us = self.settled_us();
         self.flush();
         self.buffer.close();
     }
@@ -340,6 +377,7 @@ impl Batch {
             sources: self.pending.sources.iter().map(|(m, &c)| (m.clone(), c)).collect(),
             hashes: self.pending.hashes.iter().map(|(&s, h)| (s, h.clone())).collect(),
             redelivered: self.pending.redelivered,
+            settled_us: Some(self.reached_us),
         }
     }
 

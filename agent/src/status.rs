@@ -148,7 +148,9 @@ impl Snapshot {
             reasons.push((Level::Degraded, text));
         }
         if self.uplink.is_degraded() {
-            let why = self.uplink.trouble.as_deref().unwrap_or("no answer");
+            let silent =
+                if self.uplink.is_stalled { "nothing was acknowledged for a while" } else { "no answer" };
+            let why = self.uplink.trouble.as_deref().unwrap_or(silent);
             let text = format!("Kafka is {}: {why}; rows wait on disk", self.uplink.link.name());
             reasons.push((Level::Degraded, text));
         }

@@ -24,6 +24,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::app::{AppError, FeatureFilesError};
 use crate::config::{self, Config, ConfigError};
+use crate::features::offline::OfflineError;
 
 /// All is well.
 pub const GOOD: u8 = 0;
@@ -143,6 +144,15 @@ fn code_of(error: &(dyn Error + 'static)) -> u8 {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if matches!(error.downcast_ref(), Some(AppError::Features(_))) {
+            return WRONG_USAGE;
+        }
+        // The files and what is stored do not fit: the files are to change.
+        if matches!(
+            error.downcast_ref(),
+            Some(
+                OfflineError::Changed { .. } | OfflineError::Meaning { .. } | OfflineError::NameClash { .. }
+            )
+        ) {
             return WRONG_USAGE;
         }
         if error.is::<ConfigError>() || error.is::<FeatureFilesError>() || error.is::<Usage>() {

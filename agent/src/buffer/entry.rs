@@ -68,7 +68,8 @@ pub(super) struct Note {
     /// When the flush began. *Units*: microseconds since 1970-01-01 UTC.
     #[serde(rename = "t")]
     pub(super) flushed_us: i64,
-    /// Everything that a source read before this is on disk: earlier than the flush while a poll cycle is under way.
+    /// Everything that a source read before this is on disk: earlier than the flush by the time that a delivery may take
+    /// to be handed over, and by more while a poll cycle is under way.
     /// *Units*: microseconds since 1970-01-01 UTC.
     #[serde(rename = "u", skip_serializing_if = "Option::is_none")]
     pub(super) settled_us: Option<i64>,

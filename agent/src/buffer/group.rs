@@ -52,6 +52,8 @@ pub struct Group {
     pub redelivered: u64,
     /// Births: stream and encoded item.
     pub births: Vec<(u32, Vec<u8>)>,
+    /// With it everything that a source read before this is stored. *Units*: microseconds since 1970-01-01 UTC.
+    pub settled_us: Option<i64>,
 }
 
 impl Group {

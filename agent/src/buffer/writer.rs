@@ -272,9 +272,11 @@ impl Buffer {
         if !has_room {
             losses.extend(group.rows.iter().map(|r| loss_of(&r.head(), LossReason::DroppedNewest)));
         }
+        let flushed_us = self.options.clock.now_us();
         let note = Note {
-            flushed_us: self.options.clock.now_us(),
-            settled_us: state.settled_us,
+            flushed_us,
+            // A clock that was set back meanwhile must not make it later than the flush.
+            settled_us: group.settled_us.map(|settled_us| settled_us.min(flushed_us)),
             sources: group.sources.iter().map(|(m, c)| (m.clone(), delta_of(c))).collect(),
             acknowledged: ranges.as_ref().map(range_pairs),
             counted: acknowledged.iter().map(|&(n, amount)| (n, amount.rows, amount.points)).collect(),

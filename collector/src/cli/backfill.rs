@@ -12,7 +12,7 @@ use millrace_preprocess::{Catalog, FeatureRow, FeatureValue, View};
 use millrace_protocol::MachineName;
 use serde_json::json;
 
-use super::{ConfigFile, FOUND, GOOD, table};
+use super::{ConfigFile, FAILED, FOUND, GOOD, table};
 use crate::app;
 use crate::clock;
 use crate::features::{self, offline};
@@ -196,7 +196,7 @@ async fn compare(
 
 fn difference(computed: &FeatureRow, stored: &FeatureRow) -> Option<String> {
     if computed.coverage.to_bits() != stored.coverage.to_bits() {
-        return Some(format!("coverage {:?} from the lake, {:?} stored", computed.coverage, stored.coverage));
+        return Some(format!("coverage {} from the lake, {} stored", computed.coverage, stored.coverage));
     }
     let same = |a: &Option<FeatureValue>, b: &Option<FeatureValue>| match (a, b) {
         (Some(a), Some(b)) => a.same_bits(b),
@@ -205,7 +205,19 @@ fn difference(computed: &FeatureRow, stored: &FeatureRow) -> Option<String> {
     let names = computed.view.features.iter();
     let mut values = names.zip(computed.values.iter().zip(&stored.values));
     let (name, (a, b)) = values.find(|(_, (a, b))| !same(a, b))?;
-    Some(format!("{} {a:?} from the lake, {b:?} stored", name.name))
+    Some(format!("{} {} from the lake, {} stored", name.name, shown(a.as_ref()), shown(b.as_ref())))
+}
+
+/// Writes a value so that two that differ look different.
+fn shown(value: Option<&FeatureValue>) -> String {
+    match value {
+        None => "NULL".to_owned(),
+        Some(FeatureValue::F64(x)) if x.is_nan() => format!("NaN ({:016x})", x.to_bits()),
+        Some(FeatureValue::F64(x)) => format!("{x:?}"),
+        Some(FeatureValue::I64(n)) => n.to_string(),
+        Some(FeatureValue::Bool(b)) => b.to_string(),
+        Some(FeatureValue::Text(text)) => format!("{text:?}"),
+    }
 }
 
 fn report(arguments: &Arguments, tallies: &BTreeMap<(Arc<str>, u32), Tally>) -> anyhow::Result<u8> {
@@ -232,5 +244,14 @@ fn report(arguments: &Arguments, tallies: &BTreeMap<(Arc<str>, u32), Tally>) -> 
         let differences = tallies.values().flat_map(|tally| &tally.differences);
         differences.take(100).for_each(|difference| table::line(difference));
     }
-    Ok(if found { FOUND } else { GOOD })
+    // Nothing that was compared proves nothing.
+    let is_empty = arguments.diff && tallies.values().all(|tally| tally.windows == 0);
+    if is_empty {
+        super::report("no window was compared: none has closed for these views, machines and times");
+    }
+    Ok(match (found, is_empty) {
+        (true, _) => FOUND,
+        (false, true) => FAILED,
+        (false, false) => GOOD,
+    })
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{ConfigFile, GOOD, WRONG_USAGE, table};
 use crate::app::{self, FeatureFilesError};
 use crate::config::ConfigError;
+use crate::features::offline;
 use crate::lake::{self, LakeError, read};
 
 #[derive(Debug, Args)]
@@ -55,6 +56,9 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             Ok(catalog) => {
                 (checked.views, checked.services) = (catalog.views().len(), catalog.services().len());
                 checked.machines(&catalog, &config.lake_file).await;
+                if checked.unknown.is_none() {
+                    checked.versions(&catalog, &config.lake_file).await?;
+                }
             }
         },
     }
@@ -105,6 +109,19 @@ impl Checked {
             }
             Err(error) => self.unknown = Some(app::chain(&error)),
         }
+    }
+
+    /// Holds the views against what is stored under their versions (F12).
+    async fn versions(&mut self, catalog: &Catalog, lake_file: &Path) -> Result<(), LakeError> {
+        let mut conn = lake::open_reader(lake_file).await?;
+        match offline::conflicts(&mut conn, &app::schemas(catalog)).await {
+            Ok(found) => self.problems.extend(found.iter().map(|conflict| {
+                let text = conflict.to_string();
+                Told { json: json!({ "file": null, "line": null, "path": null, "message": text }), text }
+            })),
+            Err(error) => self.unknown = Some(app::chain(&error)),
+        }
+        Ok(())
     }
 
     fn print(&self, json: bool) -> anyhow::Result<u8> {

@@ -11,7 +11,7 @@ mod write;
 
 use millrace_preprocess::FeatureRow;
 
-pub use ddl::{migrate, promote};
+pub use ddl::{conflicts, migrate, promote};
 pub use read::{newest_between, newest_per_entity, rows_of_day};
 pub use write::{write, write_revisions};
 
@@ -73,6 +73,17 @@ pub enum OfflineError {
         /// Columns of the file.
         expected: String,
     },
+    /// What the view's features mean changed under one version.
+    #[error(
+        "view {view:?} version {version}: its features do not mean what the stored ones mean (the view, a signal, a kind's \
+         types or the program's rules changed); give the view a new version"
+    )]
+    Meaning {
+        /// The view.
+        view: String,
+        /// Its version.
+        version: u32,
+    },
     /// A row has not as many values as its view has features.
     #[error("a row of {table} has {found} values, its view {expected} features")]
     Shape {
@@ -109,6 +120,7 @@ impl OfflineError {
             Self::Sql { source, .. } => sql::is_transient(source),
             Self::NameClash { .. }
             | Self::Changed { .. }
+            | Self::Meaning { .. }
             | Self::Shape { .. }
             | Self::Stored { .. }
             | Self::NoVersion { .. } => false,

@@ -59,6 +59,7 @@ async fn check_holds_features_against_what_machines_report_once_there_is_a_lake(
     let wrong = PRESS
         .replace("mean(temp)", "std(temp)")
         .replace("max(temp)", "max(temp + power)")
+        .replace("version = 1", "version = 2")
         .replace("[[feature_view]]", "[kind.tags]\npower = { unit = \"kW\" }\n[[feature_view]]");
     plant.features(&wrong);
     let (code, text) = plant.verb(&["check"]).await;
@@ -320,4 +321,24 @@ async fn what_asks_for_nothing_that_is_there_is_refused() {
     std::fs::remove_dir_all(plant.folder.path().join("features.d")).unwrap();
     let (code, text) = plant.verb(&["check"]).await;
     assert!(code == Some(64) && text.contains("features.d\" is no folder"), "{code:?} {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_does_not_change_its_meaning_within_a_version() {
+    let plant = Plant::start();
+    filled(&plant).await;
+    let changed = PRESS.replace("mean(temp)", "max(temp)");
+    assert_ne!(changed, PRESS);
+    plant.features(&changed);
+    for verb in ["check", "migrate", "parity", "backfill", "run"] {
+        let (code, text) = plant.verb(&[verb]).await;
+        assert!(code == Some(64) && text.contains("give the view a new version"), "{verb}: {code:?} {text}");
+    }
+    plant.features(&changed.replace("version = 1", "version = 2"));
+    for verb in ["check", "migrate"] {
+        let (code, text) = plant.verb(&[verb]).await;
+        assert!(code == Some(0), "{verb}: {code:?} {text}");
+    }
+    let (code, text) = plant.verb(&["parity", "--from", "2036-01-01T00:00:00Z"]).await;
+    assert!(code == Some(1) && text.contains("no window was compared"), "{code:?} {text}");
 }

@@ -193,6 +193,8 @@ impl Agent {
 
     /// Flushes, and takes note of what is confirmed; `loses_acks`: the connection breaks before the broker sees it.
     pub fn flush(&mut self, plant: &mut Plant, truth: &mut Truth, loses_acks: bool) {
+        // What was handed over is accepted at once here.
+        self.batch.reached(self.batch.settled_us());
         self.batch.flush();
         self.has_passed |= self.is_passing();
         let is_sound = self.disk.ended().is_none() && self.reader.health().pass_through.is_none();
@@ -247,8 +249,8 @@ impl Agent {
     /// Lets the buffer tidy up and progress move on.
     pub fn rest(&mut self) {
         self.batch.look_at_clock();
-        let settled_us = self.batch.settled_us();
-        self.batch.rest(settled_us);
+        self.batch.reached(self.batch.settled_us());
+        self.batch.rest();
     }
 
     /// Polls the uplink once.

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::section::{Report, Section, Word, expression, is_name};
 use crate::attributes::AttributeRow;
+use crate::language::duration_us;
 use crate::problem::nearest;
 use crate::value::Type;
 
@@ -72,7 +73,8 @@ pub(super) struct RawView {
     /// `None`: stream.
     pub(super) run_every_us: Option<i64>,
     pub(super) domain: Option<Expression>,
-    pub(super) window: RawWindow,
+    /// `None`: a word of which nobody knows what it was to mean; `latest` has features of another form.
+    pub(super) window: Option<RawWindow>,
     pub(super) lateness_us: i64,
     pub(super) ttl_us: i64,
     pub(super) features: Vec<(Word, Expression)>,
@@ -264,7 +266,7 @@ fn view(section: &Section<'_>) -> Option<RawView> {
         kind,
         run_every_us,
         domain,
-        window: window.unwrap_or_else(|| stand_in(section)),
+        window: window.or_else(|| stand_in(section)),
         lateness_us,
         ttl_us,
         features,
@@ -274,7 +276,7 @@ fn view(section: &Section<'_>) -> Option<RawView> {
 
 /// Gives a name that nothing else has in the place of one that is missing.
 fn nameless(section: &Section<'_>) -> Word {
-    Word { text: format!("?{}", section.span.start), span: section.span.clone() }
+    Word { text: format!("?{}:{}", section.report.file.name, section.span.start), span: section.span.clone() }
 }
 
 fn mode(section: &Section<'_>) -> Option<i64> {
@@ -292,16 +294,19 @@ fn mode(section: &Section<'_>) -> Option<i64> {
     }
 }
 
-/// Gives some window in the place of one that is wrong, and was told of: the features of `latest` are of another form.
-fn stand_in(section: &Section<'_>) -> RawWindow {
+/// Gives a window in the place of one that is missing or wrong, and was told of, as far as its form can be told.
+fn stand_in(section: &Section<'_>) -> Option<RawWindow> {
     const MINUTE_US: i64 = 60_000_000;
     let value = section.get("window");
-    let word = value.and_then(|value| value.get_ref().as_str());
-    if word.is_some_and(|word| nearest(word, ["latest"]).is_some()) {
-        return RawWindow::Latest { cell_us: DEFAULT_CELL_US };
+    match value.and_then(|value| value.get_ref().as_str()) {
+        Some(word) if nearest(word, ["latest"]).is_some() => {
+            return Some(RawWindow::Latest { cell_us: DEFAULT_CELL_US });
+        }
+        Some(word) if duration_us(word).is_none() => return None,
+        _ => {}
     }
     let span = value.map_or_else(|| section.span.clone(), |value| value.span());
-    RawWindow::Sliding { size_us: MINUTE_US, every_us: MINUTE_US, span }
+    Some(RawWindow::Sliding { size_us: MINUTE_US, every_us: MINUTE_US, span })
 }
 
 fn window(section: &Section<'_>) -> Option<RawWindow> {

@@ -244,6 +244,9 @@ fn what_is_wrong_with_a_view_hides_nothing_else_of_it_and_makes_no_view_missing(
     each(&format!("{HEAD}window = \"latets\"\n"), "a window is");
     each(&format!("{HEAD}window = \"1 min\"\n"), "a window is");
     each(HEAD, "has no window");
+    // A word that means nothing near: of what form the features are nobody knows.
+    let problems = compiled(&format!("{KIND}{HEAD}window = \"current\"\n{REST}")).unwrap_err();
+    assert!(problems.len() == 1 && problems[0].message.contains("a window is"), "{problems:?}");
     each(&format!("{HEAD}{WINDOW}mode = \"steam\"\n"), "is no mode");
     each(&format!("{HEAD}{WINDOW}where = \"temp >\"\n"), "a value is expected");
     each(&format!("{HEAD}{WINDOW}where = \"temp + 1\"\n"), "a bool is needed");
@@ -277,10 +280,13 @@ window = { size = "1 min" }
 a = "b + 1"
 b = "a + 1"
 c = "maen(temp)"
+d = "mean(temp"
+e = "d + 1"
 "#,
     )
     .unwrap_err();
     let told: Vec<&str> = problems.iter().map(|p| p.message.as_str()).collect();
+    assert!(!told.iter().any(|text| text.contains("no feature")), "{told:#?}");
     for wanted in ["no kind", "a value is expected", "has no name", "absolute", "refers to itself", "maen"] {
         assert!(told.iter().any(|text| text.contains(wanted)), "{wanted}: {told:#?}");
     }

@@ -81,9 +81,10 @@ impl<'a> Scopes<'a> {
                     if let Some(Ok(domain)) = view.domain.as_ref().map(|d| parse(&d.text)) {
                         checker.infer(&domain, Level::Row, Some(Type::Bool));
                     }
+                    let Some(window) = &view.window else { continue };
                     for (_, expr) in &view.features {
-                        let Ok(ast) = parse(&expr.text).map(|ast| wrap(ast, &view.window)) else { continue };
-                        checker.infer(&ast, level(&view.window), None);
+                        let Ok(ast) = parse(&expr.text).map(|ast| wrap(ast, window)) else { continue };
+                        checker.infer(&ast, level(window), None);
                     }
                 }
             }
@@ -94,7 +95,7 @@ impl<'a> Scopes<'a> {
     }
 
     /// Finds the scope of a kind. For one that is missing, or is not there, which is told: the scope that was most
-    /// likely meant, so that expressions are looked at all the same, and `false`.
+    /// likely meant (the only one, or one of a near name), so that expressions are looked at all the same, and `false`.
     fn find(&self, report: &Report<'_>, kind: Option<&Word>) -> (Option<&Scope<'a>>, bool) {
         let named = |name: &str| self.kinds.iter().find(|(known, ..)| *known.name == *name);
         let only = || match self.kinds.as_slice() {
@@ -106,11 +107,11 @@ impl<'a> Scopes<'a> {
             return (Some(found), true);
         }
         let hint = nearest(&kind.text, self.kinds.iter().map(|(known, ..)| &*known.name));
-        let meant = hint
-            .as_deref()
-            .and_then(|hint| self.kinds.iter().find(|(known, ..)| hint.contains(&*known.name)));
+        let meant = hint.as_deref().and_then(|hint| {
+            self.kinds.iter().find(|(known, ..)| hint.contains(&format!("{:?}", known.name)))
+        });
         report.suggest(kind.span.clone(), format!("there is no kind {:?}", kind.text), hint);
-        (meant.or_else(only), false)
+        (meant, false)
     }
 
     fn signal(&self, report: &Report<'_>, raw: &RawSignal) {
@@ -129,12 +130,14 @@ impl<'a> Scopes<'a> {
     pub(super) fn view(&self, reports: &[Report<'_>], file: usize, raw: &RawView) -> Option<(View, Recheck)> {
         let report = reports.get(file)?;
         let (found, is_named) = self.find(report, raw.kind.as_ref());
-        let window = window(report, raw);
+        let window = raw.window.as_ref().and_then(|window| self::window(report, window));
         let domain = raw.domain.as_ref().map(|expr| (expr, parsed(report, expr)));
         let mut asts: Vec<(&Word, &Expression, Ast)> = Vec::new();
         for (name, expr) in &raw.features {
-            asts.extend(parsed(report, expr).map(|ast| (name, expr, wrap(ast, &raw.window))));
+            asts.extend(parsed(report, expr).map(|ast| (name, expr, ast)));
         }
+        let form = raw.window.as_ref()?;
+        asts.iter_mut().for_each(|(.., ast)| *ast = wrap(ast.clone(), form));
         let (kind, scope, debounce_us) = found?;
         let mut complete = is_named && !raw.is_broken && asts.len() == raw.features.len();
         let all: BTreeMap<&str, &Ast> = asts.iter().map(|(n, _, ast)| (n.text.as_str(), ast)).collect();
@@ -145,7 +148,12 @@ impl<'a> Scopes<'a> {
             }
         }
         complete &= tangled.is_empty();
-        leave_out(&mut asts, tangled.into_keys().collect());
+        let mut out: BTreeSet<String> = tangled.into_keys().collect();
+        let is_parsed = |name: &Word| asts.iter().any(|(known, ..)| known.text == name.text);
+        out.extend(
+            raw.features.iter().map(|(name, _)| name).filter(|n| !is_parsed(n)).map(|n| n.text.clone()),
+        );
+        leave_out(&mut asts, out);
         let by_name: BTreeMap<&str, &Ast> = asts.iter().map(|(n, _, ast)| (n.text.as_str(), ast)).collect();
         if let Some((expr, ast)) = &domain {
             let mut checker = Checker::new(scope, BTreeMap::new());
@@ -158,7 +166,7 @@ impl<'a> Scopes<'a> {
         let mut typed = Vec::new();
         for (name, expr, ast) in &asts {
             let mut checker = Checker::new(scope, by_name.clone());
-            typed.push(checker.define(&name.text, ast, level(&raw.window)));
+            typed.push(checker.define(&name.text, ast, level(form)));
             complete &= checker.problems.is_empty();
             tell(report, expr, checker.problems);
         }
@@ -191,7 +199,7 @@ impl<'a> Scopes<'a> {
             tags: scope.tags.borrow().clone(),
             domain: raw.domain.clone().zip(domain),
             features: asts.iter().map(|(n, e, ast)| (n.text.clone(), (*e).clone(), ast.clone())).collect(),
-            level: level(&raw.window),
+            level: level(form),
         };
         let view = View {
             schema: Arc::new(schema),
@@ -311,8 +319,8 @@ fn wrap(ast: Ast, window: &RawWindow) -> Ast {
     Ast { span, node }
 }
 
-fn window(report: &Report<'_>, raw: &RawView) -> Option<Window> {
-    let (size_us, every_us, span) = match &raw.window {
+fn window(report: &Report<'_>, raw: &RawWindow) -> Option<Window> {
+    let (size_us, every_us, span) = match raw {
         RawWindow::Latest { cell_us } => return Some(Window::Latest { cell_us: *cell_us }),
         RawWindow::Sliding { size_us, every_us, span } => (*size_us, *every_us, span),
     };

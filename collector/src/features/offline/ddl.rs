@@ -6,7 +6,7 @@ use std::sync::Arc;
 use millrace_preprocess::{FeatureType, ViewSchema};
 
 use super::OfflineError;
-use crate::features::sql::{AssertSqlSafe, Executor, Row, SqliteConnection, quoted};
+use crate::features::sql::{AssertSqlSafe, Executor, Row, SqliteConnection, literal, quoted};
 use crate::features::view::{ActiveView, offline_table};
 
 /// Columns that every table has beside its entity and its features; neither may take one's name.
@@ -14,11 +14,13 @@ const OWN_COLUMNS: [&str; 7] =
     ["event_timestamp", "created", "computed_at", "revision", "coverage", "flush_id", "bits"];
 
 /// `feature_…`, not `features_…`, so that no view's table can be meant.
-const STATE_TABLES: [&str; 2] = [
+const STATE_TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS feature_promotion (view TEXT PRIMARY KEY, version INTEGER NOT NULL, \
      promotion INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS feature_dirty_day (view TEXT NOT NULL, day INTEGER NOT NULL, \
      writes INTEGER NOT NULL, PRIMARY KEY (view, day)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS feature_version (view TEXT NOT NULL, version INTEGER NOT NULL, \
+     graph_hash INTEGER NOT NULL, PRIMARY KEY (view, version)) WITHOUT ROWID",
 ];
 
 /// Creates or completes the tables and SQL views of the offline store; idempotent. Tables of views that are no
@@ -28,24 +30,104 @@ const STATE_TABLES: [&str; 2] = [
 /// the promoted one has left the files, the newest takes its place.
 ///
 /// # Errors
-/// [`OfflineError::NameClash`] and [`OfflineError::Changed`] for views that cannot be stored; the caller should
-/// run this in a transaction, then nothing is changed.
+/// Those of [`conflicts`] for views that cannot be stored; the caller should run this in a transaction, then nothing is
+/// changed.
 pub async fn migrate(
     conn: &mut SqliteConnection,
     views: &[Arc<ViewSchema>],
 ) -> Result<Vec<ActiveView>, OfflineError> {
-    check_names(views)?;
+    if let Some(first) = conflicts(conn, views).await?.into_iter().next() {
+        return Err(first);
+    }
     for ddl in STATE_TABLES {
         execute(conn, "create", "feature_promotion", ddl.to_owned()).await?;
     }
     for view in views {
         create_table(conn, view).await?;
+        let known = format!(
+            "INSERT INTO feature_version (view, version, graph_hash) VALUES ({}, {}, {}) ON CONFLICT DO NOTHING",
+            literal(&view.name),
+            view.version,
+            view.graph_hash.cast_signed(),
+        );
+        execute(conn, "note the version in", "feature_version", known).await?;
     }
     let active = activate(conn, views).await?;
     for view in active.iter().filter(|view| view.promotion.is_some()) {
         create_views(conn, &view.schema).await?;
     }
     Ok(active)
+}
+
+/// Gives everything for which the views cannot be stored beside what is stored (F12); nothing is changed.
+///
+/// # Errors
+/// The database's own.
+pub async fn conflicts(
+    conn: &mut SqliteConnection,
+    views: &[Arc<ViewSchema>],
+) -> Result<Vec<OfflineError>, OfflineError> {
+    let mut found: Vec<OfflineError> = check_names(views).err().into_iter().collect();
+    for view in views {
+        found.extend(changed_columns(conn, view).await?);
+        found.extend(changed_meaning(conn, view).await?);
+    }
+    Ok(found)
+}
+
+async fn changed_columns(
+    conn: &mut SqliteConnection,
+    view: &ViewSchema,
+) -> Result<Option<OfflineError>, OfflineError> {
+    let table = offline_table(view);
+    let found = columns_of(conn, &table).await?;
+    let list = |columns: &[(String, String)]| {
+        columns.iter().map(|(name, kind)| format!("{name} {kind}")).collect::<Vec<_>>().join(", ")
+    };
+    let own = found.len().saturating_sub(OWN_COLUMNS.len());
+    let is_there = !found.is_empty();
+    let (found, expected) = (list(found.get(..own).unwrap_or_default()), list(&columns(view)));
+    Ok((is_there && found != expected).then(|| OfflineError::Changed {
+        view: view.name.to_string(),
+        version: view.version,
+        found,
+        expected,
+    }))
+}
+
+async fn changed_meaning(
+    conn: &mut SqliteConnection,
+    view: &ViewSchema,
+) -> Result<Option<OfflineError>, OfflineError> {
+    // A store of an earlier build does not know: what is there now counts.
+    if columns_of(conn, "feature_version").await?.is_empty() {
+        return Ok(None);
+    }
+    let known = format!(
+        "SELECT graph_hash FROM feature_version WHERE view = {} AND version = {}",
+        literal(&view.name),
+        view.version
+    );
+    let rows = conn
+        .fetch_all(AssertSqlSafe(known))
+        .await
+        .map_err(OfflineError::sql("read the versions in", "feature_version"))?;
+    let is_other = rows.first().is_some_and(|row| row.get::<i64, _>(0) != view.graph_hash.cast_signed());
+    Ok(is_other.then(|| OfflineError::Meaning { view: view.name.to_string(), version: view.version }))
+}
+
+/// Gives the columns of a table and their types; none where there is no such table.
+async fn columns_of(conn: &mut SqliteConnection, table: &str) -> Result<Vec<(String, String)>, OfflineError> {
+    let info = format!("SELECT name, type FROM pragma_table_info({})", quoted(table));
+    let rows =
+        conn.fetch_all(AssertSqlSafe(info)).await.map_err(OfflineError::sql("read the columns of", table))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Gives the entity's and the features' columns.
+fn columns(view: &ViewSchema) -> Vec<(String, String)> {
+    let features = view.features.iter().map(|f| (f.name.to_string(), sql_type(f.feature_type).to_owned()));
+    std::iter::once((view.entity.to_string(), "TEXT".to_owned())).chain(features).collect()
 }
 
 /// Makes a version the one that is served under the view's own name (F12).
@@ -95,9 +177,7 @@ fn check_names(views: &[Arc<ViewSchema>]) -> Result<(), OfflineError> {
 
 async fn create_table(conn: &mut SqliteConnection, view: &ViewSchema) -> Result<(), OfflineError> {
     let table = offline_table(view);
-    let mut columns = vec![(view.entity.to_string(), "TEXT")];
-    columns.extend(view.features.iter().map(|f| (f.name.to_string(), sql_type(f.feature_type))));
-    let defined: Vec<_> = columns
+    let defined: Vec<_> = columns(view)
         .iter()
         .enumerate()
         .map(|(at, (name, kind))| {
@@ -117,21 +197,6 @@ async fn create_table(conn: &mut SqliteConnection, view: &ViewSchema) -> Result<
     let index = quoted(&format!("{table}_time"));
     let index = format!("CREATE INDEX IF NOT EXISTS {index} ON {} (event_timestamp)", quoted(&table));
     execute(conn, "index", &table, index).await?;
-    let info = format!("SELECT name, type FROM pragma_table_info({})", quoted(&table));
-    let rows = conn
-        .fetch_all(AssertSqlSafe(info))
-        .await
-        .map_err(OfflineError::sql("read the columns of", &table))?;
-    let found: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let list = |columns: &[(String, String)]| {
-        columns.iter().map(|(name, kind)| format!("{name} {kind}")).collect::<Vec<_>>().join(", ")
-    };
-    let found = list(found.get(..found.len().saturating_sub(OWN_COLUMNS.len())).unwrap_or_default());
-    let expected = list(&columns.into_iter().map(|(name, kind)| (name, kind.to_owned())).collect::<Vec<_>>());
-    if found != expected {
-        let (view, version) = (view.name.to_string(), view.version);
-        return Err(OfflineError::Changed { view, version, found, expected });
-    }
     Ok(())
 }
 
@@ -198,7 +263,7 @@ async fn set_promoted(conn: &mut SqliteConnection, schema: &ViewSchema) -> Resul
         "INSERT INTO feature_promotion (view, version, promotion) VALUES ({}, {}, 1) \
          ON CONFLICT (view) DO UPDATE SET version = excluded.version, promotion = promotion + 1 \
          WHERE version <> excluded.version",
-        crate::features::sql::literal(&schema.name),
+        literal(&schema.name),
         schema.version
     );
     execute(conn, "write", "feature_promotion", set).await

@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: all release demo test lint bench help packages
+.PHONY: all release demo test stack stack-down lint bench help packages
 
 all: release
 
@@ -18,12 +18,21 @@ packages:
 demo: packages
 	@BREAK=$(BREAK) KEEP=$(KEEP) CARGO="$(CARGO)" deploy/dev/demo
 
-# Every test. Kafka is librdkafka's in-process broker and the lake is SQLite in this release; Feast is installed
-# into the user's cache, so that its own SDK and server judge what was written.
+# Every test, with the real servers (deploy/dev/stack) that they need; Feast is installed into the user's cache, so that
+# its own SDK and server judge what was written.
 test: packages
-	@deploy/dev/packages test
+	@deploy/dev/stack install
 	$(CARGO) build --locked --workspace --bins
-	MILLRACE_FEAST_PYTHON="$$(deploy/dev/feast)" $(CARGO) test --locked --workspace
+	MILLRACE_FEAST_PYTHON="$$(deploy/dev/feast)" deploy/dev/stack with $(CARGO) test --locked --workspace
+
+# The development servers, kept until stack-down.
+STACK ?= $(HOME)/.cache/millrace/stack
+stack:
+	@deploy/dev/stack install
+	@deploy/dev/stack start $(STACK)
+
+stack-down:
+	@deploy/dev/stack stop $(STACK)
 
 lint: packages
 	$(CARGO) fmt --all --check

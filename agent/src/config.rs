@@ -12,6 +12,7 @@ mod load;
 mod mqtt;
 mod problems;
 mod section;
+mod security;
 mod tag;
 #[cfg(test)]
 mod tests;
@@ -87,7 +88,7 @@ pub struct Config {
     pub mqtt: Vec<Mqtt>,
 }
 
-/// How to reach Kafka. In this release plain text to loopback brokers only.
+/// How to reach Kafka. Plain text goes to loopback brokers only.
 #[derive(Debug, Clone)]
 pub struct Kafka {
     /// `host:port` each.
@@ -96,8 +97,49 @@ pub struct Kafka {
     pub topic_prefix: String,
     /// librdkafka producer options that Millrace does not own itself.
     pub options: BTreeMap<String, String>,
+    /// `tls` and `sasl`.
+    pub security: Security,
     /// How often a stream that has nothing waiting says so (D1).
     pub progress_interval: Duration,
+}
+
+/// How the link to Kafka is secured. The files are read whenever a connection's settings are made, so that a changed
+/// one is followed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Security {
+    /// `None`: plain text.
+    pub tls: Option<Tls>,
+    /// `None`: no user name and password.
+    pub sasl: Option<Sasl>,
+}
+
+/// TLS; names are always verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The authority that signed the broker's certificate, PEM.
+    pub ca_file: PathBuf,
+    /// What the agent shows of itself.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate and its key, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, with those between it and the authority.
+    pub cert_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
+}
+
+/// A user name and a password by SCRAM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sasl {
+    /// `SCRAM-SHA-512` or `SCRAM-SHA-256`.
+    pub mechanism: &'static str,
+    /// Whose password it is.
+    pub username: String,
+    /// The file whose first line is the password.
+    pub password_file: PathBuf,
 }
 
 /// Default of `[kafka] progress_interval`.

@@ -120,7 +120,7 @@ impl<O, W: Outside> std::fmt::Debug for Uplink<O, W> {
 ///
 /// *Errors*: [`UplinkError::Producer`] if librdkafka does not know an option or its value.
 pub fn check(kafka: &Kafka) -> Result<(), UplinkError> {
-    Settings::new(&kafka.brokers, "check", &kafka.options)?;
+    Settings::new(kafka, "check")?;
     Ok(())
 }
 
@@ -130,8 +130,7 @@ impl<O: Outbox> Uplink<O> {
     ///
     /// *Errors*: [`UplinkError::Producer`].
     pub fn new(outbox: O, kafka: &Kafka, client_id: &str, sender: Epoch) -> Result<Self, UplinkError> {
-        let settings = Settings::new(&kafka.brokers, client_id, &kafka.options)?;
-        let outside = Librdkafka::new(settings);
+        let outside = Librdkafka::new(kafka, client_id)?;
         Self::with_outside(outbox, outside, &kafka.topic_prefix, kafka.progress_interval, sender)
     }
 }
@@ -195,7 +194,7 @@ impl<O: Outbox, W: Outside> Uplink<O, W> {
                 sent = self.send_pending() => sent?,
             }
             if std::mem::take(&mut self.is_suspect)
-                && let Some(why) = self.producer.fatal_error()
+                && let Some(why) = self.producer.why_not_on()
             {
                 self.rebuild(&why).await?;
             }
@@ -210,6 +209,8 @@ impl<O: Outbox, W: Outside> Uplink<O, W> {
                     next_progress = self.outside.now() + self.progress_interval;
                     self.say_progress();
                     self.try_refused_again();
+                    // A certificate may have been replaced, which nothing else tells.
+                    self.is_suspect = true;
                 }
                 () = self.outside.sleep_until(paused_until.unwrap_or(self.next_take)), if paused_until.is_some() => {
                     self.paused_until = None;

@@ -10,6 +10,7 @@ mod position;
 mod topics;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tokio::sync::mpsc;
 
-use crate::config::Kafka;
+use crate::config::{Kafka, Security};
 use ends::Ends;
 pub use link::{Kafka as KafkaLink, Lag, Link, Word};
 pub use position::{LastRecord, Position};
@@ -106,6 +107,15 @@ pub enum IntakeError {
     /// librdkafka refuses its configuration.
     #[error("[kafka]: librdkafka refuses its configuration")]
     Configuration(#[source] KafkaError),
+    /// The password's file cannot be read.
+    #[error("[kafka] sasl: {} cannot be read", .file.display())]
+    Password {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The thread does not start.
     #[error("the intake's thread does not start")]
     Thread(#[source] std::io::Error),
@@ -132,7 +142,7 @@ impl Intake {
     /// Kafka may be away: it is waited for, and `link` says so.
     ///
     /// # Errors
-    /// [`IntakeError::Configuration`] and [`IntakeError::Thread`].
+    /// [`IntakeError::Configuration`], [`IntakeError::Password`] and [`IntakeError::Thread`].
     pub fn start(
         kafka: &Kafka,
         positions: BTreeMap<(String, i32), Position>,
@@ -140,8 +150,9 @@ impl Intake {
         link: Link,
     ) -> Result<Self, IntakeError> {
         link.begin(clock());
-        let consumer: BaseConsumer<Ends> =
-            client(kafka).create_with_context(Ends::new(link.clone())).map_err(IntakeError::Configuration)?;
+        let consumer: BaseConsumer<Ends> = client(kafka)?
+            .create_with_context(Ends::new(link.clone()))
+            .map_err(IntakeError::Configuration)?;
         let (sender, events) = mpsc::channel(CHANNEL);
         let stop = Arc::new(AtomicBool::new(false));
         let reader = Reader {
@@ -176,7 +187,7 @@ pub fn takes_option(name: &str, value: &str) -> bool {
     ClientConfig::new().set(name, value).create_native_config().is_ok()
 }
 
-fn client(kafka: &Kafka) -> ClientConfig {
+fn client(kafka: &Kafka) -> Result<ClientConfig, IntakeError> {
     let mut client = ClientConfig::new();
     client
         .set("queued.max.messages.kbytes", QUEUE_KBYTES.to_string())
@@ -201,7 +212,34 @@ fn client(kafka: &Kafka) -> ClientConfig {
         .set("fetch.max.bytes", fetch_max)
         .set("receive.message.max.bytes", receive_max)
         .set("statistics.interval.ms", STATISTICS_MS.to_string());
-    client
+    secure(&mut client, &kafka.security)?;
+    Ok(client)
+}
+
+/// Sets how the link is secured; librdkafka verifies names by itself.
+fn secure(client: &mut ClientConfig, security: &Security) -> Result<(), IntakeError> {
+    let protocol = match (&security.tls, &security.sasl) {
+        (None, _) => return Ok(()),
+        (Some(_), None) => "ssl",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    client.set("security.protocol", protocol);
+    if let Some(tls) = &security.tls {
+        client.set("ssl.ca.location", tls.ca_file.to_string_lossy());
+        if let Some(identity) = &tls.identity {
+            client.set("ssl.certificate.location", identity.cert_file.to_string_lossy());
+            client.set("ssl.key.location", identity.key_file.to_string_lossy());
+        }
+    }
+    if let Some(sasl) = &security.sasl {
+        let file = &sasl.password_file;
+        let password = std::fs::read_to_string(file)
+            .map_err(|source| IntakeError::Password { file: file.clone(), source })?;
+        client.set("sasl.mechanism", sasl.mechanism);
+        client.set("sasl.username", &sasl.username);
+        client.set("sasl.password", password.lines().next().unwrap_or_default());
+    }
+    Ok(())
 }
 
 /// The thread's own state.

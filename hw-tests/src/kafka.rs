@@ -11,6 +11,7 @@
 //!
 //! Invariant: rdkafka is named here and in this module's tests only; the cluster lives and dies on one thread.
 
+mod admin;
 mod produce;
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -21,6 +22,7 @@ use rdkafka::mocking::MockCluster;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+pub use admin::{AdminError, Administrator, make_topics};
 pub use produce::{LoadProducer, ProduceError};
 
 /// A partition keeps about this many bytes. *Source*: `rdkafka_mock.c`, `rd_kafka_mock_partition_init`.

@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::device::{host_and_port, joined};
 use super::problems::At;
 use super::section::Section;
+use super::security::security;
 use super::tree::{Node, Value};
-use super::{DEFAULT_TOPIC_PREFIX, Kafka, OWNED_KAFKA_OPTIONS, PROGRESS_INTERVAL};
+use super::{DEFAULT_TOPIC_PREFIX, Kafka, OWNED_KAFKA_OPTIONS, PROGRESS_INTERVAL, Security};
 
-pub(super) fn kafka(mut section: Section<'_>) -> Option<Kafka> {
+pub(super) fn kafka(mut section: Section<'_>, base: &Path) -> Option<Kafka> {
+    let security = security(&mut section, base);
+    // What is wrong with tls was said; it does not make the brokers wrong, too.
+    let has_tls = section.get("tls").is_some();
     if section.get("brokers").is_none() {
         section.missing("brokers", "brokers = [\"127.0.0.1:9092\"]");
     }
@@ -18,8 +23,11 @@ pub(super) fn kafka(mut section: Section<'_>) -> Option<Kafka> {
     if written.as_ref().is_some_and(Vec::is_empty) {
         section.report(&section.line_of("brokers"), "brokers is empty; write at least one host:port");
     }
-    let brokers: Vec<String> =
-        written.unwrap_or_default().into_iter().filter_map(|(at, text)| broker(&section, at, text)).collect();
+    let brokers: Vec<String> = written
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(at, text)| broker(&section, at, text, has_tls))
+        .collect();
     let topic_prefix = section.text("topic_prefix").unwrap_or(DEFAULT_TOPIC_PREFIX).to_owned();
     let is_topic = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if topic_prefix.is_empty() || topic_prefix.len() > 100 || !topic_prefix.chars().all(is_topic) {
@@ -28,8 +36,6 @@ pub(super) fn kafka(mut section: Section<'_>) -> Option<Kafka> {
         );
         section.report(&section.line_of("topic_prefix"), message);
     }
-    section.later("tls", "remove it and use a broker on a loopback address");
-    section.later("sasl", "remove it and use a broker on a loopback address");
     section.later("max_rate", "remove it");
     section.later("backlog_share", "remove it");
     let options = kafka_options(&mut section);
@@ -37,14 +43,14 @@ pub(super) fn kafka(mut section: Section<'_>) -> Option<Kafka> {
         section.duration_in("progress_interval", Duration::from_millis(100)..=PROGRESS_INTERVAL);
     section.finish();
     let progress_interval = progress_interval.unwrap_or(PROGRESS_INTERVAL);
-    Some(Kafka { brokers, topic_prefix, options, progress_interval })
+    Some(Kafka { brokers, topic_prefix, options, security, progress_interval })
 }
 
-fn broker(section: &Section<'_>, at: &At, text: &str) -> Option<String> {
+fn broker(section: &Section<'_>, at: &At, text: &str, has_tls: bool) -> Option<String> {
     let message = match host_and_port(text, 9092) {
-        Some((host, port)) if is_loopback(&host) => return Some(joined(&host, port)),
+        Some((host, port)) if has_tls || is_loopback(&host) => return Some(joined(&host, port)),
         Some((host, _)) => format!(
-            "brokers: {host} is not a loopback address, which needs tls; TLS comes with a later release, use a broker on 127.0.0.1"
+            "brokers: {host} is not a loopback address, and plain text goes nowhere else; write tls = {{ ca_file = … }}"
         ),
         None => format!("brokers: \"{text}\" is no host and port; write \"127.0.0.1:9092\""),
     };
@@ -94,6 +100,7 @@ fn is_taken_by_librdkafka(key: &str, value: &str) -> bool {
         brokers: vec!["127.0.0.1:9092".to_owned()],
         topic_prefix: DEFAULT_TOPIC_PREFIX.to_owned(),
         options,
+        security: Security::default(),
         progress_interval: PROGRESS_INTERVAL,
     };
     crate::uplink::check(&alone).is_ok()

@@ -157,7 +157,7 @@ fn config(mut top: Section<'_>, base: &Path) -> Option<Config> {
     let agent = agent(part("agent"), base);
     let status_listen = status(part("status"));
     let clock_hold = clock(part("clock"));
-    let kafka = kafka::kafka(part("kafka"));
+    let kafka = kafka::kafka(part("kafka"), base);
     let buffer = buffer(part("buffer"));
     let files = Files { base };
     let templates = match top.get("template").map(|node| (node, &node.value)) {

@@ -193,14 +193,14 @@ payload = "sparkplug_b"
         ]
     );
     let kafka = "version = 1\n[agent]\nid = \"a\"\nsite = \"s\"\n[kafka]\nbrokers = [\"kafka-1.example:9093\"]\n\
-        tls = {}\nsasl = {}\nmax_rate = \"1 MiB/s\"\nbacklog_share = 0.5\noptions = { acks = \"0\", \"linger.mss\" = 50 }\n";
+        max_rate = \"1 MiB/s\"\nbacklog_share = 0.5\noptions = { acks = \"0\", \"linger.mss\" = 50 }\n";
     let shown = problems(&[("agent.toml", kafka)]);
-    assert_eq!(shown.len(), 7, "{shown:#?}");
+    assert_eq!(shown.len(), 5, "{shown:#?}");
     assert!(shown[0].starts_with("agent.toml:6: kafka: brokers: kafka-1.example is not a loopback address"));
-    assert_eq!(shown[5], "agent.toml:11: kafka: options: acks is set by Millrace itself; remove it");
+    assert_eq!(shown[3], "agent.toml:9: kafka: options: acks is set by Millrace itself; remove it");
     assert_eq!(
-        shown[6],
-        "agent.toml:11: kafka: options: librdkafka does not take linger.mss = \"50\"; see its CONFIGURATION.md for names and values"
+        shown[4],
+        "agent.toml:9: kafka: options: librdkafka does not take linger.mss = \"50\"; see its CONFIGURATION.md for names and values"
     );
 }
 
@@ -439,15 +439,51 @@ tags = [{ name = "t", path = "bearing.temp", unit = "degC", category = "temperat
     assert!(shown[0].starts_with("agent.toml:15: mqtt \"hall3-broker\": password_file "), "{shown:#?}");
 }
 
+#[test]
+fn a_link_is_secured_whole_or_not_at_all() {
+    let shown = |lines: &str| {
+        let kafka = format!(
+            "{}\n[kafka]\nbrokers = [\"kafka-1.example:9093\"]\n{lines}",
+            "version = 1\n[agent]\nid = \"a\"\nsite = \"s\""
+        );
+        problems(&[("agent.toml", &kafka), ("here.pem", "x")])
+    };
+    for (lines, says) in [
+        ("tls = {}", &["tls: ca_file is missing"][..]),
+        ("tls = { ca_file = \"gone.pem\" }", &["gone.pem cannot be read"]),
+        ("tls = { ca_file = \"here.pem\", cert_file = \"here.pem\" }", &["key_file is missing"]),
+        ("tls = { ca_file = \"here.pem\", key_file = \"here.pem\" }", &["cert_file is missing"]),
+        ("tls = { ca_file = \"here.pem\", verify = false }", &["unknown key \"verify\""]),
+        (
+            "tls = { ca_file = \"here.pem\" }\nsasl = { mechanism = \"PLAIN\" }",
+            &["\"PLAIN\" is not known; use SCRAM-SHA-512", "username is missing", "password_file is missing"],
+        ),
+        (
+            "sasl = { username = \"u\", password_file = \"here.pem\" }",
+            &["not a loopback address", "sasl needs tls"],
+        ),
+    ] {
+        let shown = shown(lines);
+        // Beside them: there is nothing to read.
+        for part in says {
+            assert!(shown.iter().any(|line| line.contains(part)), "{lines}: {part}: {shown:#?}");
+        }
+    }
+}
+
 /// The example of docs/interface.md, with the files that it names.
 fn documented() -> tempfile::TempDir {
     let page = include_str!("../../../docs/interface.md");
     let (_, section) = page.split_once("## agent.toml").unwrap();
     let (_, block) = section.split_once("```toml\n").unwrap();
     let (text, _) = block.split_once("```").unwrap();
-    let text = text.replace("/etc/millrace/mqtt.pw", "mqtt.pw");
+    let text = text.replace("/etc/millrace/", "");
     directory(&[
         ("agent.toml", &text),
+        ("ca.pem", ""),
+        ("agent.pem", ""),
+        ("agent.key", ""),
+        ("kafka.pw", "x"),
         ("press-v2.csv", "name,address,type\nspeed,50,u16\n"),
         ("mqtt.pw", "x"),
     ])
@@ -459,18 +495,7 @@ fn documented_example_has_no_problem_but_what_a_later_release_brings() {
     let Problems(problems) = Config::load(&directory.path().join("agent.toml")).unwrap_err();
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert!(lines.iter().all(|line| line.contains("comes with a later release")), "{lines:#?}");
-    let keys = [
-        "brokers",
-        "brokers",
-        "tls",
-        "sasl",
-        "max_rate",
-        "priority",
-        "url",
-        "protocol",
-        "tls",
-        "session_expiry",
-    ];
+    let keys = ["max_rate", "priority", "url", "protocol", "tls", "session_expiry"];
     assert_eq!(lines.len(), keys.len(), "{lines:#?}");
     for (line, key) in lines.iter().zip(keys) {
         assert!(line.contains(key), "{key}: {line}");
@@ -487,7 +512,6 @@ fn documented_for_this_release() -> String {
     let kept: Vec<&str> =
         text.lines().enumerate().filter(|(number, _)| !refused(*number)).map(|(_, line)| line).collect();
     let text = kept.join("\n");
-    let text = text.replace("[kafka]", "[kafka]\nbrokers = [\"127.0.0.1:9092\"]");
     text.replace("name = \"hall3-broker\"", "name = \"hall3-broker\"\nurl = \"mqtt://127.0.0.1\"")
 }
 
@@ -499,6 +523,10 @@ fn documented_example_without_that_is_good() {
     let device = &config.buses[0].devices[0];
     assert_eq!((device.tags.len(), config.mqtt[0].subscriptions.len()), (6, 1));
     assert_eq!(config.kafka.options["linger.ms"], "50");
+    let (tls, sasl) = (config.kafka.security.tls.unwrap(), config.kafka.security.sasl.unwrap());
+    assert_eq!(tls.ca_file, directory.path().join("ca.pem"));
+    assert_eq!(tls.identity.unwrap().key_file, directory.path().join("agent.key"));
+    assert_eq!((sasl.mechanism, sasl.username.as_str()), ("SCRAM-SHA-512", "gw-hall3"));
 }
 
 proptest::proptest! {

@@ -43,8 +43,8 @@ pub trait Produce: Clone + Send + Sync + 'static {
     fn send(&self, to: &Envelope<'_>, record: &Outgoing) -> Result<(), NotTaken>;
     /// Asks whether a topic is there. May block for seconds.
     fn ask(&self, topic: &str) -> TopicAnswer;
-    /// Says why the producer cannot go on, if it cannot.
-    fn fatal_error(&self) -> Option<String>;
+    /// Says why another producer must take this one's place, if so: it cannot go on, or its certificates have changed.
+    fn why_not_on(&self) -> Option<String>;
     /// Ends the producer; what it has not answered afterwards is unknown. May block for a second.
     fn end(self);
 }

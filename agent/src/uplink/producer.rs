@@ -5,10 +5,10 @@
 //! idempotent record for ever (`message.timeout.ms` is 0): retrying after hours is its work, deciding
 //! what a refusal means is the uplink's. TLS keys and passwords never reach a log line from here.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use millrace_protocol::{CONTENT_TYPE, MESSAGE_MAX_BYTES};
 use rdkafka::client::ClientContext;
@@ -26,6 +26,8 @@ use super::health::Monitor;
 use super::outside::{Outside, Produce};
 use super::record::Outgoing;
 use super::route::TopicAnswer;
+use crate::config::{Kafka, Security};
+use crate::supervise::chain;
 
 /// The most records that librdkafka holds; bounds the channel of their answers too.
 pub(super) const RECORDS_IN_FLIGHT: usize = 2_000;
@@ -39,10 +41,22 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// millisecond of every wait, so short ones cost: with the 100 ms of its own thread, 1 % of a core for nothing.
 const ANSWERS_WAIT: Duration = Duration::from_secs(1);
 
-/// Says that librdkafka does not take the configuration.
+/// Says why no producer can be made.
 #[derive(Debug, Error)]
-#[error("[kafka]: librdkafka does not take the configuration")]
-pub struct ProducerError(#[source] KafkaError);
+pub enum ProducerError {
+    /// librdkafka does not take the configuration, or a certificate or key.
+    #[error("[kafka]: librdkafka does not take the configuration")]
+    Configuration(#[source] KafkaError),
+    /// The password's file cannot be read.
+    #[error("[kafka] sasl: {} cannot be read", .file.display())]
+    Password {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
 
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,11 +94,16 @@ pub enum NotTaken {
 
 /// The world as it is: librdkafka, tokio's time and its threads.
 #[derive(Debug)]
-pub struct Librdkafka(Settings);
+pub struct Librdkafka {
+    kafka: Arc<Kafka>,
+    client_id: Arc<str>,
+}
 
 impl Librdkafka {
-    pub(super) const fn new(settings: Settings) -> Self {
-        Self(settings)
+    /// *Errors*: [`ProducerError`] if the configuration is not good.
+    pub(super) fn new(kafka: &Kafka, client_id: &str) -> Result<Self, ProducerError> {
+        Settings::new(kafka, client_id)?;
+        Ok(Self { kafka: Arc::new(kafka.clone()), client_id: client_id.into() })
     }
 }
 
@@ -94,8 +113,11 @@ impl Outside for Librdkafka {
     /// Does not wait for a broker.
     fn start(&self, answers: mpsc::Sender<Answered>, monitor: Monitor) -> Result<Producer, ProducerError> {
         let context = Context { answers, monitor };
+        // Before they are read: what changes meanwhile is seen as changed.
+        let stamp = Stamp::of(&self.kafka.security);
+        let settings = Settings::new(&self.kafka, &self.client_id)?;
         let inner: Arc<BaseProducer<Context>> =
-            Arc::new(self.0.0.create_with_context(context).map_err(ProducerError)?);
+            Arc::new(settings.0.create_with_context(context).map_err(ProducerError::Configuration)?);
         let is_ended = Arc::new(AtomicBool::new(false));
         let (served, stop) = (Arc::clone(&inner), Arc::clone(&is_ended));
         std::thread::Builder::new()
@@ -105,8 +127,14 @@ impl Outside for Librdkafka {
                     served.poll(ANSWERS_WAIT);
                 }
             })
-            .map_err(|error| ProducerError(KafkaError::ClientCreation(error.to_string())))?;
-        Ok(Producer { running: Arc::new(Running { inner, is_ended }) })
+            .map_err(|error| ProducerError::Configuration(KafkaError::ClientCreation(error.to_string())))?;
+        let files = Files {
+            kafka: Arc::clone(&self.kafka),
+            client_id: Arc::clone(&self.client_id),
+            stamp,
+            refused: Mutex::default(),
+        };
+        Ok(Producer { running: Arc::new(Running { inner, is_ended, files }) })
     }
 
     fn now(&self) -> Instant {
@@ -135,6 +163,64 @@ pub struct Producer {
 struct Running {
     inner: Arc<BaseProducer<Context>>,
     is_ended: Arc<AtomicBool>,
+    files: Files,
+}
+
+/// The certificates and the password that a producer was made with.
+struct Files {
+    kafka: Arc<Kafka>,
+    client_id: Arc<str>,
+    stamp: Stamp,
+    /// What was found of them when they were last refused, so that it is said once.
+    refused: Mutex<Option<Stamp>>,
+}
+
+impl Files {
+    /// Tells whether they have changed, and a producer can be made of what is there now.
+    fn are_newer(&self) -> bool {
+        let now = Stamp::of(&self.kafka.security);
+        if now == self.stamp {
+            return false;
+        }
+        let made = Settings::new(&self.kafka, &self.client_id).and_then(|settings| {
+            let made: Result<BaseProducer, _> = settings.0.create();
+            made.map_err(ProducerError::Configuration)
+        });
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match made {
+            Ok(_) => true,
+            Err(error) => {
+                // Certificate and key are rarely replaced in one instant.
+                if refused.as_ref() != Some(&now) {
+                    tracing::warn!(error = %chain(&error), "the changed files of [kafka] tls and sasl do not fit; the old ones go on");
+                    *refused = Some(now);
+                }
+                false
+            }
+        }
+    }
+}
+
+/// How the files of a link looked: time of change and length, of each.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp(Vec<Option<(SystemTime, u64)>>);
+
+impl Stamp {
+    fn of(security: &Security) -> Self {
+        let tls = security.tls.iter().flat_map(|tls| {
+            let identity = tls.identity.iter().flat_map(|identity| [&identity.cert_file, &identity.key_file]);
+            std::iter::once(&tls.ca_file).chain(identity)
+        });
+        let files = tls.chain(security.sasl.iter().map(|sasl| &sasl.password_file));
+        Self(
+            files
+                .map(|file| {
+                    let found = std::fs::metadata(file).ok()?;
+                    Some((found.modified().ok()?, found.len()))
+                })
+                .collect(),
+        )
+    }
 }
 
 impl Drop for Running {
@@ -182,8 +268,11 @@ impl Produce for Producer {
         }
     }
 
-    fn fatal_error(&self) -> Option<String> {
-        self.running.inner.client().fatal_error().map(|(code, text)| format!("{code}: {text}"))
+    fn why_not_on(&self) -> Option<String> {
+        let fatal = self.running.inner.client().fatal_error().map(|(code, text)| format!("{code}: {text}"));
+        fatal.or_else(|| {
+            self.running.files.are_newer().then(|| "a file of [kafka] tls or sasl has changed".to_owned())
+        })
     }
 
     /// Gives what is in flight a last chance to be answered. Blocks for up to a second.
@@ -200,12 +289,8 @@ pub(super) struct Settings(ClientConfig);
 impl Settings {
     /// Makes it, and has librdkafka check it.
     ///
-    /// *Errors*: [`ProducerError`] if an option is unknown or has an impossible value.
-    pub(super) fn new(
-        brokers: &[String],
-        client_id: &str,
-        options: &BTreeMap<String, String>,
-    ) -> Result<Self, ProducerError> {
+    /// *Errors*: [`ProducerError`] if an option is unknown or has an impossible value, or the password cannot be read.
+    pub(super) fn new(kafka: &Kafka, client_id: &str) -> Result<Self, ProducerError> {
         let mut config = ClientConfig::new();
         // Ours to propose, the user's to change.
         for (key, value) in [
@@ -219,12 +304,12 @@ impl Settings {
         ] {
             config.set(key, value);
         }
-        for (key, value) in options {
+        for (key, value) in &kafka.options {
             config.set(key, value);
         }
         // Ours alone; see `config::OWNED_KAFKA_OPTIONS`.
         let owned = [
-            ("bootstrap.servers", brokers.join(",")),
+            ("bootstrap.servers", kafka.brokers.join(",")),
             ("client.id", client_id.to_owned()),
             ("enable.idempotence", "true".to_owned()),
             ("acks", "all".to_owned()),
@@ -241,11 +326,38 @@ impl Settings {
         for (key, value) in owned {
             config.set(key, value);
         }
+        secure(&mut config, &kafka.security)?;
         // All lines come; ours decide what is worth showing.
         config.set_log_level(RDKafkaLogLevel::Info);
-        config.create_native_config().map_err(ProducerError)?;
+        config.create_native_config().map_err(ProducerError::Configuration)?;
         Ok(Self(config))
     }
+}
+
+/// Sets how the link is secured; librdkafka verifies names by itself.
+fn secure(config: &mut ClientConfig, security: &Security) -> Result<(), ProducerError> {
+    let protocol = match (&security.tls, &security.sasl) {
+        (None, _) => return Ok(()),
+        (Some(_), None) => "ssl",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    config.set("security.protocol", protocol);
+    if let Some(tls) = &security.tls {
+        config.set("ssl.ca.location", tls.ca_file.to_string_lossy());
+        if let Some(identity) = &tls.identity {
+            config.set("ssl.certificate.location", identity.cert_file.to_string_lossy());
+            config.set("ssl.key.location", identity.key_file.to_string_lossy());
+        }
+    }
+    if let Some(sasl) = &security.sasl {
+        let file = &sasl.password_file;
+        let password = std::fs::read_to_string(file)
+            .map_err(|source| ProducerError::Password { file: file.clone(), source })?;
+        config.set("sasl.mechanism", sasl.mechanism);
+        config.set("sasl.username", &sasl.username);
+        config.set("sasl.password", password.lines().next().unwrap_or_default());
+    }
+    Ok(())
 }
 
 /// Makes the headers of D2, so that a value that cannot be decoded is still counted to its stream.
@@ -329,17 +441,19 @@ mod tests {
 
     #[test]
     fn users_change_what_is_theirs_and_never_what_is_ours() {
-        let options = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        let kafka = |pairs: &[(&str, &str)]| Kafka {
+            brokers: vec!["a:1".to_owned(), "b:2".to_owned()],
+            topic_prefix: "m".to_owned(),
+            options: pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            security: Security::default(),
+            progress_interval: Duration::from_secs(10),
         };
-        let brokers = ["a:1".to_owned(), "b:2".to_owned()];
-        let config =
-            Settings::new(&brokers, "gw", &options(&[("linger.ms", "50"), ("acks", "0")])).unwrap().0;
+        let config = Settings::new(&kafka(&[("linger.ms", "50"), ("acks", "0")]), "gw").unwrap().0;
         assert_eq!(config.get("linger.ms"), Some("50"));
         assert_eq!(config.get("acks"), Some("all"));
         assert_eq!(config.get("bootstrap.servers"), Some("a:1,b:2"));
         for (key, value) in [("no.such.option", "1"), ("linger.ms", "soon")] {
-            let error = Settings::new(&brokers, "gw", &options(&[(key, value)])).unwrap_err();
+            let error = Settings::new(&kafka(&[(key, value)]), "gw").unwrap_err();
             assert!(crate::supervise::chain(&error).contains(key), "{key}");
         }
     }

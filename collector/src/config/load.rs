@@ -11,6 +11,7 @@ use toml::de::DeTable;
 
 use super::problem::{Place, Problem, Source};
 use super::reader::{Problems, Section};
+use super::security::security;
 use super::{Config, Flush, Kafka, Limits};
 use crate::intake;
 
@@ -215,13 +216,14 @@ fn path(section: &mut Section<'_>, problems: &mut Problems, key: &'static str, d
 
 fn kafka(top: &mut Section<'_>, problems: &mut Problems) -> Kafka {
     let mut section = top.table(problems, "kafka");
+    let (security, has_tls) = security(&mut section, problems);
     let mut brokers = Vec::new();
     for (at, broker) in section.texts(problems, "brokers") {
         match host_and_port(&broker) {
             None => section.wrong(problems, Some(at), "brokers", &format!("{broker:?} is not host:port")),
-            Some(host) if !is_loopback(host) => {
+            Some(host) if !has_tls && !is_loopback(host) => {
                 let message = format!(
-                    "{broker:?} is not a loopback address, and plain text goes nowhere else; TLS comes with the next release"
+                    "{broker:?} is not a loopback address, and plain text goes nowhere else; write tls = {{ ca_file = … }}"
                 );
                 section.wrong(problems, Some(at), "brokers", &message);
             }
@@ -239,8 +241,6 @@ fn kafka(top: &mut Section<'_>, problems: &mut Problems) -> Kafka {
         }
     };
     section.later(problems, "group", "a consumer group comes with several workers; leave the key out");
-    section.later(problems, "tls", "TLS comes with the next release; leave the key out");
-    section.later(problems, "sasl", "SASL comes with the next release; leave the key out");
     let mut options = BTreeMap::new();
     for (at, name, value) in section.options(problems, "options") {
         if OWNED_OPTIONS.contains(&name.as_str()) || name.starts_with("ssl.") || name.starts_with("sasl.") {
@@ -259,7 +259,7 @@ fn kafka(top: &mut Section<'_>, problems: &mut Problems) -> Kafka {
         }
     }
     section.end(problems);
-    Kafka { brokers, topic_prefix, options }
+    Kafka { brokers, topic_prefix, options, security }
 }
 
 fn lake(top: &mut Section<'_>, problems: &mut Problems) -> Option<PathBuf> {

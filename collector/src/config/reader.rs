@@ -78,6 +78,21 @@ impl<'a> Section<'a> {
         Section::new(self.fallback, &format!("[{key}]"), tables)
     }
 
+    /// Tells whether a key is there that nobody has asked for yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.left.contains_key(key)
+    }
+
+    /// Takes a table within this one, if it is there.
+    pub(super) fn inner(&mut self, problems: &mut Problems, key: &'static str) -> Option<Section<'a>> {
+        let (at, value) = self.take(problems, key)?;
+        let DeValue::Table(table) = value else {
+            self.wrong(problems, Some(at), key, "must be a table: { … }");
+            return None;
+        };
+        Some(Section::new(self.fallback, &self.name(key), vec![(at, table)]))
+    }
+
     /// Takes an optional text with its place.
     pub(super) fn text(&mut self, problems: &mut Problems, key: &'static str) -> Option<(Place<'a>, String)> {
         match self.take(problems, key)? {

@@ -16,6 +16,8 @@ use crate::truth::compare::Excuse;
 const FEATURES: &str = include_str!("../../plants/demo.features.toml");
 /// The plant of the demonstration.
 pub const DEMO_PLANT: &str = include_str!("../../plants/demo.toml");
+/// First part of the topics' names on the in-process broker.
+const TOPIC_PREFIX: &str = "millrace";
 /// The topics that exist; other categories fall back to `telemetry` (D3).
 const TOPICS: &str = "millrace.telemetry,millrace.vibration";
 /// Enough to show that shards work, few enough for the in-process broker.
@@ -26,6 +28,19 @@ const UNFLUSHED_US: i64 = 2_000_000;
 /// Ports that no kernel gives to whoever binds port 0, so that one which is free now still is in a moment.
 const CHOSEN_PORTS: std::ops::Range<u16> = 20_000..30_000;
 
+/// A Kafka that others started.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// `host:port` each.
+    pub brokers: Vec<String>,
+    /// First part of the topics' names; they are there.
+    pub topic_prefix: String,
+    /// What agent.toml says in `[kafka]` beside brokers and prefix.
+    pub agent_link: String,
+    /// What collector.toml says there.
+    pub collector_link: String,
+}
+
 /// The running programs and what is needed to reach them.
 #[derive(Debug)]
 pub struct Line {
@@ -35,7 +50,8 @@ pub struct Line {
     agent: Option<Program>,
     collector: Option<Program>,
     brokers: String,
-    broker_control: String,
+    /// `None`: a Kafka of others, whose link this line cannot cut.
+    broker_control: Option<String>,
     plant_control: String,
     agent_url: String,
     collector_url: String,
@@ -47,19 +63,49 @@ impl Line {
     ///
     /// *Errors*: a program does not start; what runs already is killed.
     pub fn start(plant: &str) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("millrace-demo-").tempdir()?.keep();
+        let folder = new_folder()?;
         let arguments = ["broker", "--topics", TOPICS, "--partitions", PARTITIONS];
         let broker = Program::start("broker", "millrace-plant", &arguments, &folder)?;
-        let brokers = broker.key("MILLRACE_KAFKA_BROKERS")?;
+        let cluster = Cluster {
+            brokers: vec![broker.key("MILLRACE_KAFKA_BROKERS")?],
+            topic_prefix: TOPIC_PREFIX.to_owned(),
+            agent_link: String::new(),
+            collector_link: String::new(),
+        };
         let broker_control = broker.key("MILLRACE_BROKER_CONTROL")?;
+        Self::begin(plant, folder, &cluster, Some((broker, broker_control)))
+    }
+
+    /// Like [`Self::start`], on a Kafka that is there.
+    ///
+    /// *Errors*: as there.
+    pub fn start_on(plant: &str, cluster: &Cluster) -> anyhow::Result<Self> {
+        Self::begin(plant, new_folder()?, cluster, None)
+    }
+
+    fn begin(
+        plant: &str,
+        folder: PathBuf,
+        cluster: &Cluster,
+        broker: Option<(Program, String)>,
+    ) -> anyhow::Result<Self> {
+        let brokers = cluster.brokers.join(",");
+        let (broker, broker_control) = broker.unzip();
         let (agent_address, serve_address) = (free_address()?, free_address()?);
         fs::write(folder.join("plant.toml"), plant).context("writing plant.toml")?;
         let plant = start_plant(&folder, &brokers, &agent_address)?;
         let plant_control = plant.key("MILLRACE_PLANT_CONTROL")?;
-        write_collector_config(&folder, &brokers, &serve_address)?;
+        write_collector_config(&folder, cluster, &serve_address)?;
+        let agent = folder.join("agent.toml");
+        let text = fs::read_to_string(&agent).context("reading agent.toml")?;
+        let kafka = kafka_table(cluster, &cluster.agent_link);
+        let written = format!("[kafka]\nbrokers = [\"{brokers}\"]\ntopic_prefix = \"{TOPIC_PREFIX}\"\n");
+        let text = text.replace(&written, &kafka);
+        anyhow::ensure!(text.contains(&kafka), "agent.toml has another [kafka] than expected: {text}");
+        fs::write(&agent, text).context("writing agent.toml")?;
         let mut line = Self {
             folder,
-            broker: Some(broker),
+            broker,
             plant: Some(plant),
             agent: None,
             collector: None,
@@ -144,14 +190,19 @@ impl Line {
     ///
     /// *Errors*: as a sentence.
     pub fn cut_link(&self) -> Result<(), String> {
-        post(&format!("{}/down", self.broker_control), None).map(drop)
+        self.broker("down")
     }
 
     /// Mends the link to Kafka.
     ///
     /// *Errors*: as a sentence.
     pub fn mend_link(&self) -> Result<(), String> {
-        post(&format!("{}/up", self.broker_control), None).map(drop)
+        self.broker("up")
+    }
+
+    fn broker(&self, order: &str) -> Result<(), String> {
+        let control = self.broker_control.as_ref().ok_or("the Kafka of others has no control")?;
+        post(&format!("{control}/{order}"), None).map(drop)
     }
 
     /// Lets a machine misbehave: the body of `POST /faults`.
@@ -191,6 +242,13 @@ impl Line {
     /// *Errors*: as a sentence.
     pub fn books(&self) -> Result<Value, String> {
         get_json(&format!("{}/api/books", self.agent_url))
+    }
+
+    /// What the agent says of itself at `/healthz`, whatever its code.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn health(&self) -> Result<Value, String> {
+        get_json(&format!("{}/healthz", self.agent_url))
     }
 
     /// Rows in the lake, by the collector's audit.
@@ -373,7 +431,20 @@ fn start_plant(folder: &Path, brokers: &str, agent_address: &str) -> anyhow::Res
     Program::start("plant", "millrace-plant", &arguments, folder)
 }
 
-fn write_collector_config(folder: &Path, brokers: &str, serve_address: &str) -> anyhow::Result<()> {
+fn new_folder() -> anyhow::Result<PathBuf> {
+    Ok(tempfile::Builder::new().prefix("millrace-demo-").tempdir()?.keep())
+}
+
+fn kafka_table(cluster: &Cluster, link: &str) -> String {
+    let brokers: Vec<String> = cluster.brokers.iter().map(|broker| format!("\"{broker}\"")).collect();
+    format!(
+        "[kafka]\nbrokers = [{}]\ntopic_prefix = \"{}\"\n{link}",
+        brokers.join(", "),
+        cluster.topic_prefix
+    )
+}
+
+fn write_collector_config(folder: &Path, cluster: &Cluster, serve_address: &str) -> anyhow::Result<()> {
     let features = folder.join("features.d");
     fs::create_dir_all(&features).context("making features.d")?;
     fs::write(features.join("demo.toml"), FEATURES).context("writing features.d/demo.toml")?;
@@ -384,10 +455,7 @@ fn write_collector_config(folder: &Path, brokers: &str, serve_address: &str) -> 
 data_dir = "{data}"
 features_dir = "{features}"
 
-[kafka]
-brokers = ["{brokers}"]
-topic_prefix = "millrace"
-
+{kafka}
 [lake]
 url = "sqlite:{lake}"
 
@@ -400,6 +468,7 @@ project = "plant"
 [serve]
 listen = "{serve_address}"
 "#,
+        kafka = kafka_table(cluster, &cluster.collector_link),
         data = folder.join("collector").display(),
         features = features.display(),
         lake = folder.join("lake.db").display(),

@@ -381,7 +381,7 @@ impl Produce for Producer {
         }
     }
 
-    fn fatal_error(&self) -> Option<String> {
+    fn why_not_on(&self) -> Option<String> {
         self.kafka.lock().broken.contains(&self.number).then(|| "out of order".to_owned())
     }
 

@@ -9,6 +9,7 @@ mod dropped_segment;
 mod kills;
 mod mqtt_redelivery;
 mod programs;
+mod real_kafka;
 mod simulation;
 mod structure;
 mod truth;

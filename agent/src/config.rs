@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_link::Security;
 use millrace_protocol::{AgentId, Category, MachineName};
 
 pub use problems::{At, Problem, Problems};
@@ -101,45 +102,6 @@ pub struct Kafka {
     pub security: Security,
     /// How often a stream that has nothing waiting says so (D1).
     pub progress_interval: Duration,
-}
-
-/// How the link to Kafka is secured. The files are read whenever a connection's settings are made, so that a changed
-/// one is followed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Security {
-    /// `None`: plain text.
-    pub tls: Option<Tls>,
-    /// `None`: no user name and password.
-    pub sasl: Option<Sasl>,
-}
-
-/// TLS; names are always verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    /// The authority that signed the broker's certificate, PEM.
-    pub ca_file: PathBuf,
-    /// What the agent shows of itself.
-    pub identity: Option<Identity>,
-}
-
-/// A certificate and its key, PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The certificate, with those between it and the authority.
-    pub cert_file: PathBuf,
-    /// Its key.
-    pub key_file: PathBuf,
-}
-
-/// A user name and a password by SCRAM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sasl {
-    /// `SCRAM-SHA-512` or `SCRAM-SHA-256`.
-    pub mechanism: &'static str,
-    /// Whose password it is.
-    pub username: String,
-    /// The file whose first line is the password.
-    pub password_file: PathBuf,
 }
 
 /// Default of `[kafka] progress_interval`.

@@ -19,6 +19,7 @@ use crate::buffer::Position;
 use crate::config::Kafka;
 
 mod answers;
+mod diagnosis;
 mod health;
 mod outbox;
 mod outside;

@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millrace_link::Security;
+
 pub use load::{ConfigError, load, read};
 pub use problem::Problem;
 
@@ -54,44 +56,6 @@ pub struct Kafka {
     pub options: BTreeMap<String, String>,
     /// `tls` and `sasl`.
     pub security: Security,
-}
-
-/// How the link to Kafka is secured. The files are read whenever a consumer is made.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Security {
-    /// `None`: plain text.
-    pub tls: Option<Tls>,
-    /// `None`: no user name and password.
-    pub sasl: Option<Sasl>,
-}
-
-/// TLS; names are always verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    /// The authority that signed the broker's certificate, PEM.
-    pub ca_file: PathBuf,
-    /// What the collector shows of itself.
-    pub identity: Option<Identity>,
-}
-
-/// A certificate and its key, PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The certificate, with those between it and the authority.
-    pub cert_file: PathBuf,
-    /// Its key.
-    pub key_file: PathBuf,
-}
-
-/// A user name and a password by SCRAM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sasl {
-    /// `SCRAM-SHA-512` or `SCRAM-SHA-256`.
-    pub mechanism: &'static str,
-    /// Whose password it is.
-    pub username: String,
-    /// The file whose first line is the password.
-    pub password_file: PathBuf,
 }
 
 /// When an open batch is written (D12).

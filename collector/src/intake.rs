@@ -10,11 +10,11 @@ mod position;
 mod topics;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use millrace_link::PasswordError;
 use millrace_protocol::MESSAGE_MAX_BYTES;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -22,7 +22,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tokio::sync::mpsc;
 
-use crate::config::{Kafka, Security};
+use crate::config::Kafka;
 use ends::Ends;
 pub use link::{Kafka as KafkaLink, Lag, Link, Word};
 pub use position::{LastRecord, Position};
@@ -108,14 +108,8 @@ pub enum IntakeError {
     #[error("[kafka]: librdkafka refuses its configuration")]
     Configuration(#[source] KafkaError),
     /// The password's file cannot be read.
-    #[error("[kafka] sasl: {} cannot be read", .file.display())]
-    Password {
-        /// Which.
-        file: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// The thread does not start.
     #[error("the intake's thread does not start")]
     Thread(#[source] std::io::Error),
@@ -212,34 +206,10 @@ fn client(kafka: &Kafka) -> Result<ClientConfig, IntakeError> {
         .set("fetch.max.bytes", fetch_max)
         .set("receive.message.max.bytes", receive_max)
         .set("statistics.interval.ms", STATISTICS_MS.to_string());
-    secure(&mut client, &kafka.security)?;
+    for (name, value) in kafka.security.settings()? {
+        client.set(name, value);
+    }
     Ok(client)
-}
-
-/// Sets how the link is secured; librdkafka verifies names by itself.
-fn secure(client: &mut ClientConfig, security: &Security) -> Result<(), IntakeError> {
-    let protocol = match (&security.tls, &security.sasl) {
-        (None, _) => return Ok(()),
-        (Some(_), None) => "ssl",
-        (Some(_), Some(_)) => "sasl_ssl",
-    };
-    client.set("security.protocol", protocol);
-    if let Some(tls) = &security.tls {
-        client.set("ssl.ca.location", tls.ca_file.to_string_lossy());
-        if let Some(identity) = &tls.identity {
-            client.set("ssl.certificate.location", identity.cert_file.to_string_lossy());
-            client.set("ssl.key.location", identity.key_file.to_string_lossy());
-        }
-    }
-    if let Some(sasl) = &security.sasl {
-        let file = &sasl.password_file;
-        let password = std::fs::read_to_string(file)
-            .map_err(|source| IntakeError::Password { file: file.clone(), source })?;
-        client.set("sasl.mechanism", sasl.mechanism);
-        client.set("sasl.username", &sasl.username);
-        client.set("sasl.password", password.lines().next().unwrap_or_default());
-    }
-    Ok(())
 }
 
 /// The thread's own state.

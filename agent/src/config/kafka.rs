@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use millrace_link::Security;
+
 use super::device::{host_and_port, joined};
 use super::problems::At;
 use super::section::Section;
 use super::security::security;
 use super::tree::{Node, Value};
-use super::{DEFAULT_TOPIC_PREFIX, Kafka, OWNED_KAFKA_OPTIONS, PROGRESS_INTERVAL, Security};
+use super::{DEFAULT_TOPIC_PREFIX, Kafka, OWNED_KAFKA_OPTIONS, PROGRESS_INTERVAL};
 
 pub(super) fn kafka(mut section: Section<'_>, base: &Path) -> Option<Kafka> {
     let security = security(&mut section, base);

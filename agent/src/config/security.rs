@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use super::section::Section;
-use super::{Identity, Sasl, Security, Tls};
+use millrace_link::{Identity, MECHANISMS, Sasl, Security, Tls};
 
-/// Mechanisms that send no password over the link.
-const MECHANISMS: [&str; 2] = ["SCRAM-SHA-512", "SCRAM-SHA-256"];
+use super::section::Section;
 
 /// Reads both tables; files are relative to `base`.
 pub(super) fn security(section: &mut Section<'_>, base: &Path) -> Security {

@@ -82,6 +82,8 @@ struct Shared {
     health: UplinkHealth,
     /// What was logged since the link was last up, so that each kind of trouble is logged once.
     logged: Vec<String>,
+    /// What a handshake of our own found, until the link is up; better words than librdkafka's.
+    explained: Option<String>,
 }
 
 impl Monitor {
@@ -105,6 +107,7 @@ impl Monitor {
         if shared.health.link != Link::Up {
             let was = std::mem::replace(&mut shared.health.link, Link::Up);
             shared.health.trouble = None;
+            shared.explained = None;
             shared.logged.clear();
             drop(shared);
             info!(was = was.name(), "Kafka takes records");
@@ -128,11 +131,29 @@ impl Monitor {
     /// if none is left, it says that too, and that is what a person must know.
     pub(super) fn connection_trouble(&self, kind: &str, reason: &str) {
         let mut shared = self.lock();
-        if shared.health.link != Link::Up {
+        if shared.health.link != Link::Up && shared.explained.is_none() {
             shared.health.trouble = Some(reason.to_owned());
         }
         drop(shared);
         debug!(kind, reason, "trouble with a connection to Kafka");
+    }
+
+    /// Notes what a handshake of our own was refused for; `None`: it was not, and librdkafka's words stand.
+    pub(super) fn explain(&self, refusal: Option<String>) {
+        let mut shared = self.lock();
+        if shared.health.link == Link::Up {
+            return;
+        }
+        let is_new = refusal.is_some() && refusal != shared.explained;
+        if refusal.is_some() {
+            shared.health.trouble.clone_from(&refusal);
+        }
+        shared.explained = refusal;
+        let text = shared.explained.clone().filter(|_| is_new);
+        drop(shared);
+        if let Some(reason) = text {
+            warn!(reason, "Kafka cannot be spoken to");
+        }
     }
 
     /// Notes trouble of a kind; it is logged once until the link is up again. While no broker can be reached

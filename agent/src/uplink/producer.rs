@@ -5,11 +5,11 @@
 //! idempotent record for ever (`message.timeout.ms` is 0): retrying after hours is its work, deciding
 //! what a refusal means is the uplink's. TLS keys and passwords never reach a log line from here.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use millrace_link::{PasswordError, Stamp};
 use millrace_protocol::{CONTENT_TYPE, MESSAGE_MAX_BYTES};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -22,11 +22,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::UplinkError;
+use super::diagnosis::Diagnosis;
 use super::health::Monitor;
 use super::outside::{Outside, Produce};
 use super::record::Outgoing;
 use super::route::TopicAnswer;
-use crate::config::{Kafka, Security};
+use crate::config::Kafka;
 use crate::supervise::chain;
 
 /// The most records that librdkafka holds; bounds the channel of their answers too.
@@ -48,14 +49,8 @@ pub enum ProducerError {
     #[error("[kafka]: librdkafka does not take the configuration")]
     Configuration(#[source] KafkaError),
     /// The password's file cannot be read.
-    #[error("[kafka] sasl: {} cannot be read", .file.display())]
-    Password {
-        /// Which.
-        file: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Password(#[from] PasswordError),
 }
 
 /// What became of a record.
@@ -112,7 +107,8 @@ impl Outside for Librdkafka {
 
     /// Does not wait for a broker.
     fn start(&self, answers: mpsc::Sender<Answered>, monitor: Monitor) -> Result<Producer, ProducerError> {
-        let context = Context { answers, monitor };
+        let diagnosis = Diagnosis::new(&self.kafka.brokers, self.kafka.security.tls.as_ref(), &monitor);
+        let context = Context { answers, monitor, diagnosis };
         // Before they are read: what changes meanwhile is seen as changed.
         let stamp = Stamp::of(&self.kafka.security);
         let settings = Settings::new(&self.kafka, &self.client_id)?;
@@ -198,28 +194,6 @@ impl Files {
                 false
             }
         }
-    }
-}
-
-/// How the files of a link looked: time of change and length, of each.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp(Vec<Option<(SystemTime, u64)>>);
-
-impl Stamp {
-    fn of(security: &Security) -> Self {
-        let tls = security.tls.iter().flat_map(|tls| {
-            let identity = tls.identity.iter().flat_map(|identity| [&identity.cert_file, &identity.key_file]);
-            std::iter::once(&tls.ca_file).chain(identity)
-        });
-        let files = tls.chain(security.sasl.iter().map(|sasl| &sasl.password_file));
-        Self(
-            files
-                .map(|file| {
-                    let found = std::fs::metadata(file).ok()?;
-                    Some((found.modified().ok()?, found.len()))
-                })
-                .collect(),
-        )
     }
 }
 
@@ -326,38 +300,14 @@ impl Settings {
         for (key, value) in owned {
             config.set(key, value);
         }
-        secure(&mut config, &kafka.security)?;
+        for (key, value) in kafka.security.settings()? {
+            config.set(key, value);
+        }
         // All lines come; ours decide what is worth showing.
         config.set_log_level(RDKafkaLogLevel::Info);
         config.create_native_config().map_err(ProducerError::Configuration)?;
         Ok(Self(config))
     }
-}
-
-/// Sets how the link is secured; librdkafka verifies names by itself.
-fn secure(config: &mut ClientConfig, security: &Security) -> Result<(), ProducerError> {
-    let protocol = match (&security.tls, &security.sasl) {
-        (None, _) => return Ok(()),
-        (Some(_), None) => "ssl",
-        (Some(_), Some(_)) => "sasl_ssl",
-    };
-    config.set("security.protocol", protocol);
-    if let Some(tls) = &security.tls {
-        config.set("ssl.ca.location", tls.ca_file.to_string_lossy());
-        if let Some(identity) = &tls.identity {
-            config.set("ssl.certificate.location", identity.cert_file.to_string_lossy());
-            config.set("ssl.key.location", identity.key_file.to_string_lossy());
-        }
-    }
-    if let Some(sasl) = &security.sasl {
-        let file = &sasl.password_file;
-        let password = std::fs::read_to_string(file)
-            .map_err(|source| ProducerError::Password { file: file.clone(), source })?;
-        config.set("sasl.mechanism", sasl.mechanism);
-        config.set("sasl.username", &sasl.username);
-        config.set("sasl.password", password.lines().next().unwrap_or_default());
-    }
-    Ok(())
 }
 
 /// Makes the headers of D2, so that a value that cannot be decoded is still counted to its stream.
@@ -398,6 +348,8 @@ fn classify(code: Option<RDKafkaErrorCode>, error: &KafkaError) -> Answer {
 struct Context {
     answers: mpsc::Sender<Answered>,
     monitor: Monitor,
+    /// `None`: plain text.
+    diagnosis: Option<Diagnosis>,
 }
 
 impl ClientContext for Context {
@@ -407,11 +359,23 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown) => self.monitor.link_down(reason),
-            code => {
-                self.monitor.connection_trouble(&code.map_or_else(String::new, |c| c.to_string()), reason);
+        use RDKafkaErrorCode as Code;
+        let code = error.rdkafka_error_code();
+        let kind = code.map_or_else(String::new, |code| code.to_string());
+        match code {
+            Some(Code::AllBrokersDown) => self.monitor.link_down(reason),
+            Some(Code::Authentication) => {
+                // The handshake was good.
+                self.monitor.explain(None);
+                let text = format!("user name or password are refused: look at [kafka] sasl ({reason})");
+                self.monitor.connection_trouble(&kind, &text);
             }
+            _ => self.monitor.connection_trouble(&kind, reason),
+        }
+        if let (Some(diagnosis), Some(Code::SSL | Code::BrokerTransportFailure | Code::AllBrokersDown)) =
+            (&self.diagnosis, code)
+        {
+            diagnosis.look_into(&kind);
         }
     }
 }
@@ -445,7 +409,7 @@ mod tests {
             brokers: vec!["a:1".to_owned(), "b:2".to_owned()],
             topic_prefix: "m".to_owned(),
             options: pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            security: Security::default(),
+            security: millrace_link::Security::default(),
             progress_interval: Duration::from_secs(10),
         };
         let config = Settings::new(&kafka(&[("linger.ms", "50"), ("acks", "0")]), "gw").unwrap().0;

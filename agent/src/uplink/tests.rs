@@ -187,7 +187,7 @@ impl Running {
             brokers: vec![brokers.to_owned()],
             topic_prefix: "m".to_owned(),
             options: BTreeMap::from([("reconnect.backoff.max.ms".to_owned(), "300".to_owned())]),
-            security: crate::config::Security::default(),
+            security: millrace_link::Security::default(),
             progress_interval,
         };
         let shelf = Shelf::default();

@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::reader::{Problems, Section};
-use super::{Identity, Sasl, Security, Tls};
+use millrace_link::{Identity, MECHANISMS, Sasl, Security, Tls};
 
-/// Mechanisms that send no password over the link.
-const MECHANISMS: [&str; 2] = ["SCRAM-SHA-512", "SCRAM-SHA-256"];
+use super::reader::{Problems, Section};
 
 /// Reads both tables; `true`: there is a `tls`, good or not.
 pub(super) fn security(section: &mut Section<'_>, problems: &mut Problems) -> (Security, bool) {

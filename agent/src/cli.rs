@@ -15,6 +15,7 @@ use crate::config::{Config, Problems};
 
 pub mod buffer;
 pub mod check;
+mod connect;
 pub mod plan;
 mod run;
 mod status;
@@ -39,7 +40,7 @@ enum Verb {
     /// Runs the agent until SIGTERM or Ctrl-C
     Run(ConfigArgs),
     /// Checks the configuration and names every problem at once
-    Check(ReportArgs),
+    Check(CheckArgs),
     /// Shows the requests of every poll cycle and the load of every bus
     Plan(ReportArgs),
     /// Shows the books of the running agent
@@ -72,6 +73,16 @@ struct ReportArgs {
     /// Prints JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    report: ReportArgs,
+    /// Tries every address too, and says what is wrong with it
+    #[arg(long)]
+    connect: bool,
 }
 
 /// Which configuration is meant.
@@ -147,7 +158,9 @@ impl Cli {
     pub fn execute(self) -> Result<ExitCode, Failure> {
         match self.verb {
             Verb::Run(args) => run::run(&args)?,
-            Verb::Check(args) => return Ok(check::run(&args.config.config, args.json)),
+            Verb::Check(args) => {
+                return Ok(check::run(&args.report.config.config, args.report.json, args.connect));
+            }
             Verb::Plan(args) => return Ok(plan::run(&args.config.config, args.json)),
             Verb::Status(args) => status::run(&args)?,
             Verb::Buffer { verb } => return look_into_buffer(&verb),

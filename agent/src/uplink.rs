@@ -19,7 +19,6 @@ use crate::buffer::Position;
 use crate::config::Kafka;
 
 mod answers;
-mod diagnosis;
 mod health;
 mod outbox;
 mod outside;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use millrace_link::PasswordError;
+use millrace_link::{Diagnosis, PasswordError, Stamp};
 use millrace_protocol::MESSAGE_MAX_BYTES;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -34,6 +34,8 @@ const GROUP: &str = "millrace";
 const CHANNEL: usize = 64;
 /// librdkafka's own queue. *Units*: KiB.
 const QUEUE_KBYTES: usize = 16 * 1024;
+/// How often the files of a secured link are looked at.
+const FILES: Duration = Duration::from_secs(10);
 /// The longest that the thread sleeps before it looks whether it shall stop.
 const POLL: Duration = Duration::from_millis(100);
 /// How often ends are looked at (F5), by librdkafka's statistics.
@@ -99,6 +101,8 @@ pub enum Event {
     },
     /// Reading cannot go on; a person must act.
     Failed(IntakeError),
+    /// A file of `[kafka]` `tls` or `sasl` has changed: an intake that is started now uses it.
+    Renewed,
 }
 
 /// Why reading cannot begin or go on.
@@ -144,8 +148,13 @@ impl Intake {
         link: Link,
     ) -> Result<Self, IntakeError> {
         link.begin(clock());
+        // Before they are read: what changes meanwhile is seen as changed.
+        let files =
+            Files { kafka: kafka.clone(), stamp: Stamp::of(&kafka.security), next: Instant::now() + FILES };
+        let told = link.clone();
+        let diagnosis = Diagnosis::new(&kafka.brokers, &kafka.security, move |refusal| told.explain(refusal));
         let consumer: BaseConsumer<Ends> = client(kafka)?
-            .create_with_context(Ends::new(link.clone()))
+            .create_with_context(Ends::new(link.clone(), diagnosis))
             .map_err(IntakeError::Configuration)?;
         let (sender, events) = mpsc::channel(CHANNEL);
         let stop = Arc::new(AtomicBool::new(false));
@@ -158,6 +167,7 @@ impl Intake {
             clock,
             link,
             timed: false,
+            files,
         };
         std::thread::Builder::new()
             .name("intake".to_owned())
@@ -223,6 +233,41 @@ struct Reader {
     link: Link,
     /// Whether a record's kind of timestamp was looked at.
     timed: bool,
+    files: Files,
+}
+
+/// The certificates and the password that the consumer was made with.
+struct Files {
+    kafka: Kafka,
+    stamp: Stamp,
+    next: Instant,
+}
+
+impl Files {
+    /// Tells, every now and then and once for each change, whether they have changed and a consumer can be made of what
+    /// is there now. Certificate and key are rarely replaced in one instant: what does not fit is looked at again.
+    fn are_newer(&mut self) -> bool {
+        if Instant::now() < self.next {
+            return false;
+        }
+        self.next = Instant::now() + FILES;
+        let now = Stamp::of(&self.kafka.security);
+        if now == self.stamp {
+            return false;
+        }
+        let made: Result<BaseConsumer, IntakeError> =
+            client(&self.kafka).and_then(|client| client.create().map_err(IntakeError::Configuration));
+        match made {
+            Ok(_) => {
+                self.stamp = now;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the changed files of [kafka] tls and sasl do not fit; the old ones go on");
+                false
+            }
+        }
+    }
 }
 
 impl Reader {
@@ -251,6 +296,7 @@ impl Reader {
                 at_us,
             });
             let mut events: Vec<Event> = event.into_iter().chain(ends).collect();
+            events.extend(self.files.are_newer().then_some(Event::Renewed));
             for (topic, partition, text) in self.topics.troubles() {
                 events.push(Event::Trouble { topic: name(&mut self.names, &topic), partition, text });
             }

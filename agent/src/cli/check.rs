@@ -7,27 +7,37 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::EXIT_USAGE;
+use super::connect::{self, Tried};
 use crate::config::{Config, Problems};
 
-/// Checks a configuration. What is good goes to standard output, problems to standard error; with
-/// `json` everything goes to standard output.
+/// Checks a configuration, and with `connect` its addresses. What is good goes to standard output, problems to standard
+/// error; with `json` everything goes to standard output.
 #[must_use]
-pub fn run(config: &Path, json: bool) -> ExitCode {
+pub fn run(config: &Path, json: bool, connect: bool) -> ExitCode {
     let (mut out, mut problems) = (io::stdout().lock(), io::stderr().lock());
-    write(config, json, &mut out, &mut problems).into()
+    write(config, json, connect, &mut out, &mut problems).into()
 }
 
 /// Gives the exit code. A closed pipe changes nothing about the configuration.
-fn write(path: &Path, json: bool, out: &mut impl Write, problems: &mut impl Write) -> u8 {
+fn write(path: &Path, json: bool, connect: bool, out: &mut impl Write, problems: &mut impl Write) -> u8 {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(found) => return refuse(&found, json, out, problems).unwrap_or(EXIT_USAGE),
     };
-    let text =
-        if json { good(&config).to_string() } else { format!("{}: {}", path.display(), summary(&config)) };
+    let tried = if connect { connect::try_all(&config) } else { Vec::new() };
+    let text = if json {
+        good(&config, &tried).to_string()
+    } else {
+        let lines = tried.iter().map(|(what, refusal)| match refusal {
+            None => format!("\n{what}: good"),
+            Some(refusal) => format!("\n{what}: {refusal}"),
+        });
+        format!("{}: {}{}", path.display(), summary(&config), lines.collect::<String>())
+    };
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => super::not_printed(&error, problems),
-        _ => 0,
+        // The configuration is good; what it points at is not.
+        _ => u8::from(tried.iter().any(|(_, refusal)| refusal.is_some())),
     }
 }
 
@@ -66,11 +76,17 @@ fn summary(config: &Config) -> String {
     format!("good; {}", counts(config).map(count).join(", "))
 }
 
-fn good(config: &Config) -> Value {
+fn good(config: &Config, tried: &[Tried]) -> Value {
+    let servers: Vec<Value> = tried
+        .iter()
+        .map(
+            |(what, refusal)| json!({ "server": what, "refusal": refusal.as_ref().map(ToString::to_string) }),
+        )
+        .collect();
     let [buses, devices, tags, brokers, subscriptions] = counts(config).map(|(_, n)| n);
     json!({
         "good": true, "problems": [], "buses": buses, "devices": devices, "tags": tags,
-        "mqtt": brokers, "subscriptions": subscriptions,
+        "mqtt": brokers, "subscriptions": subscriptions, "servers": servers,
     })
 }
 
@@ -109,7 +125,7 @@ tags = [{ name = "x", address = 1, type = "u16" }, { name = "y", address = 2, ty
         let path = directory.path().join("agent.toml");
         std::fs::write(&path, text).unwrap();
         let (mut out, mut problems) = (Vec::new(), Vec::new());
-        let code = write(&path, json, &mut out, &mut problems);
+        let code = write(&path, json, false, &mut out, &mut problems);
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (code, text(out), text(problems))
     }

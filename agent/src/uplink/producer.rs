@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use millrace_link::{PasswordError, Stamp};
+use millrace_link::{Diagnosis, PasswordError, Stamp};
 use millrace_protocol::{CONTENT_TYPE, MESSAGE_MAX_BYTES};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -22,7 +22,6 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::UplinkError;
-use super::diagnosis::Diagnosis;
 use super::health::Monitor;
 use super::outside::{Outside, Produce};
 use super::record::Outgoing;
@@ -107,7 +106,9 @@ impl Outside for Librdkafka {
 
     /// Does not wait for a broker.
     fn start(&self, answers: mpsc::Sender<Answered>, monitor: Monitor) -> Result<Producer, ProducerError> {
-        let diagnosis = Diagnosis::new(&self.kafka.brokers, self.kafka.security.tls.as_ref(), &monitor);
+        let told = monitor.clone();
+        let diagnosis =
+            Diagnosis::new(&self.kafka.brokers, &self.kafka.security, move |refusal| told.explain(refusal));
         let context = Context { answers, monitor, diagnosis };
         // Before they are read: what changes meanwhile is seen as changed.
         let stamp = Stamp::of(&self.kafka.security);
@@ -368,6 +369,11 @@ impl ClientContext for Context {
                 // The handshake was good.
                 self.monitor.explain(None);
                 let text = format!("user name or password are refused: look at [kafka] sasl ({reason})");
+                self.monitor.connection_trouble(&kind, &text);
+            }
+            Some(Code::ClusterAuthorizationFailed) => {
+                let text =
+                    format!("Kafka gives us no right: we need Write and Describe on our topics ({reason})");
                 self.monitor.connection_trouble(&kind, &text);
             }
             _ => self.monitor.connection_trouble(&kind, reason),

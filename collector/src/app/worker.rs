@@ -57,6 +57,8 @@ enum Ended {
     Stopped,
     /// The memory is no longer what is in the lake.
     Reload(FlushError),
+    /// The link to Kafka is to be made anew; everything that was read is in the lake.
+    Renew,
 }
 
 impl Worker {
@@ -82,6 +84,9 @@ impl Worker {
                     wait(&stop, &mut pause).await;
                 }
                 Ended::Reload(error) => return Err(error.into()),
+                Ended::Renew => {
+                    tracing::info!("a file of [kafka] tls or sasl has changed; the link is made anew");
+                }
             }
         }
         if let Err(error) = self.stores.finish(&mut self.conn).await {
@@ -121,7 +126,7 @@ impl Worker {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut events = Vec::with_capacity(EVENTS);
-        let mut stopping = false;
+        let (mut stopping, mut renewed) = (false, false);
         loop {
             let due = memory.has_open() && (memory.waiting_points() >= most || last.elapsed() >= min);
             let full = memory.waiting_points() >= most.saturating_mul(FULL_FACTOR);
@@ -140,8 +145,10 @@ impl Worker {
                 () = std::future::ready(()), if stopping => {}
             }
             for event in events.drain(..) {
+                renewed |= matches!(event, Event::Renewed);
                 self.take(&mut memory, event)?;
             }
+            flush |= renewed;
             if !(flush || due || full) {
                 continue;
             }
@@ -164,6 +171,9 @@ impl Worker {
             if stopping {
                 return Ok(Ended::Stopped);
             }
+            if renewed {
+                return Ok(Ended::Renew);
+            }
             if let Some(ended) = self.idle_work(&mut memory, now_us).await {
                 return Ok(ended);
             }
@@ -179,6 +189,7 @@ impl Worker {
                 self.status.trouble(&format!("{topic} {partition}"), text);
             }
             Event::Failed(error) => return Err(error.into()),
+            Event::Renewed => {}
         }
         Ok(())
     }

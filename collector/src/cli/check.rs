@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use clap::Args;
+use millrace_link::{PATIENCE, Refusal, reach};
 use millrace_preprocess::Catalog;
 use millrace_protocol::{Birth, MachineName};
 use serde_json::json;
 
-use super::{ConfigFile, GOOD, WRONG_USAGE, table};
+use super::{ConfigFile, FAILED, GOOD, WRONG_USAGE, table};
 use crate::app::{self, FeatureFilesError};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Kafka};
 use crate::features::offline;
 use crate::lake::{self, LakeError, read};
 
@@ -23,6 +24,9 @@ pub(super) struct Arguments {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    /// Try the brokers of Kafka too, and say what is wrong with them.
+    #[arg(long)]
+    connect: bool,
 }
 
 /// What was looked at, and what is wrong with it.
@@ -35,13 +39,19 @@ struct Checked {
     machines: usize,
     /// Kinds of views that hold none of them.
     empty_kinds: BTreeSet<String>,
+    /// Each broker that was tried, and why it refuses.
+    servers: Vec<(String, Option<Refusal>)>,
     /// Why they were not.
     unknown: Option<String>,
 }
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let mut checked = Checked::default();
-    match super::configuration(&arguments.file.config) {
+    let configuration = super::configuration(&arguments.file.config);
+    if let (true, Ok(config)) = (arguments.connect, &configuration) {
+        checked.connect(config.kafka.clone()).await?;
+    }
+    match configuration {
         Err(ConfigError::Problems(found)) => {
             checked.problems.extend(found.iter().map(Told::of_configuration))
         }
@@ -111,6 +121,16 @@ impl Checked {
         }
     }
 
+    /// Tries the brokers, with certificates; a user name and password are tried by `run` only.
+    async fn connect(&mut self, kafka: Kafka) -> anyhow::Result<()> {
+        let try_all = move || {
+            let reach = |broker: &String| reach(broker, kafka.security.tls.as_ref(), PATIENCE).err();
+            kafka.brokers.iter().map(|broker| (format!("kafka {broker}"), reach(broker))).collect()
+        };
+        self.servers = tokio::task::spawn_blocking(try_all).await?;
+        Ok(())
+    }
+
     /// Holds the views against what is stored under their versions (F12).
     async fn versions(&mut self, catalog: &Catalog, lake_file: &Path) -> Result<(), LakeError> {
         let mut conn = lake::open_reader(lake_file).await?;
@@ -132,6 +152,9 @@ impl Checked {
                 "good": count == 0, "problems": problems, "views": self.views, "services": self.services,
                 "machines": self.machines, "machines_unknown": self.unknown,
                 "kinds_without_machines": self.empty_kinds,
+                "servers": self.servers.iter().map(|(what, refusal)| {
+                    json!({ "server": what, "refusal": refusal.as_ref().map(ToString::to_string) })
+                }).collect::<Vec<_>>(),
             }))?;
         } else {
             self.problems.iter().for_each(|problem| table::line(&problem.text));
@@ -139,6 +162,10 @@ impl Checked {
                 table::line(&format!(
                     "tags, types and units were not held against what machines report: {why}"
                 ));
+            }
+            for (what, refusal) in &self.servers {
+                let said = refusal.as_ref().map_or_else(|| "good".to_owned(), ToString::to_string);
+                table::line(&format!("{what}: {said}"));
             }
             if self.machines > 0 {
                 for kind in &self.empty_kinds {
@@ -155,7 +182,12 @@ impl Checked {
                 _ => table::line(&format!("{count} problems; nothing was started")),
             }
         }
-        Ok(if count == 0 { GOOD } else { WRONG_USAGE })
+        Ok(match (count, self.servers.iter().any(|(_, refusal)| refusal.is_some())) {
+            (0, false) => GOOD,
+            // The files are good; what they point at is not.
+            (0, true) => FAILED,
+            _ => WRONG_USAGE,
+        })
     }
 }
 

@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use millrace_link::Diagnosis;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::{Broker, Partition, Statistics};
 
 use super::link::{Heard, Link};
@@ -22,6 +23,8 @@ const MARGIN_US: i64 = 500_000;
 pub(super) struct Ends {
     state: Mutex<State>,
     link: Link,
+    /// `None`: plain text.
+    diagnosis: Option<Diagnosis>,
 }
 
 #[derive(Default)]
@@ -34,8 +37,8 @@ struct State {
 }
 
 impl Ends {
-    pub(super) fn new(link: Link) -> Self {
-        Self { state: Mutex::default(), link }
+    pub(super) fn new(link: Link, diagnosis: Option<Diagnosis>) -> Self {
+        Self { state: Mutex::default(), link, diagnosis }
     }
 
     /// Takes what was found since the last call: (topic, partition, time).
@@ -77,7 +80,18 @@ impl ClientContext for Ends {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        use RDKafkaErrorCode as Code;
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
+        let code = error.rdkafka_error_code();
+        if code == Some(Code::Authentication) {
+            self.link
+                .explain(Some(format!("user name or password are refused: look at [kafka] sasl ({reason})")));
+        }
+        if let (Some(diagnosis), Some(Code::SSL | Code::BrokerTransportFailure | Code::AllBrokersDown)) =
+            (&self.diagnosis, code)
+        {
+            diagnosis.look_into(&code.map_or_else(String::new, |code| code.to_string()));
+        }
     }
 
     fn stats(&self, statistics: Statistics) {

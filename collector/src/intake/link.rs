@@ -95,6 +95,8 @@ struct State {
     kafka: Kafka,
     /// When a broker was last heard, or asked for the first time.
     heard_us: i64,
+    /// Why a secured link is refused, in better words than librdkafka's; until a broker answers.
+    explained: Option<String>,
 }
 
 impl Link {
@@ -120,7 +122,27 @@ impl Link {
 
     /// Takes note of the last error, in case it is why nobody answers.
     pub(super) fn trouble(&self, reason: String) {
-        self.lock().kafka.reason = Some(reason);
+        let mut state = self.lock();
+        if state.explained.is_none() {
+            state.kafka.reason = Some(reason);
+        }
+    }
+
+    /// Takes note of why the link is refused; `None`: a handshake of our own was good, and librdkafka's words stand.
+    pub(super) fn explain(&self, refusal: Option<String>) {
+        let mut state = self.lock();
+        if state.kafka.word == Word::Up {
+            return;
+        }
+        let is_new = refusal.is_some() && refusal != state.explained;
+        if refusal.is_some() {
+            state.kafka.reason.clone_from(&refusal);
+        }
+        state.explained.clone_from(&refusal);
+        drop(state);
+        if let Some(reason) = refusal.filter(|_| is_new) {
+            tracing::warn!(reason, "Kafka cannot be spoken to");
+        }
     }
 
     pub(super) fn statistics(&self, heard: Heard, at_us: i64) {
@@ -131,6 +153,7 @@ impl Link {
                 state.heard_us = at_us;
                 let was = std::mem::replace(&mut state.kafka.word, Word::Up);
                 let reason = state.kafka.reason.take();
+                state.explained = None;
                 if was != Word::Up {
                     let since_us = std::mem::replace(&mut state.kafka.since_us, at_us);
                     drop(state);

@@ -91,7 +91,7 @@ impl Line {
     ) -> anyhow::Result<Self> {
         let brokers = cluster.brokers.join(",");
         let (broker, broker_control) = broker.unzip();
-        let (agent_address, serve_address) = (free_address()?, free_address()?);
+        let [agent_address, serve_address] = free_addresses()?;
         fs::write(folder.join("plant.toml"), plant).context("writing plant.toml")?;
         let plant = start_plant(&folder, &brokers, &agent_address)?;
         let plant_control = plant.key("MILLRACE_PLANT_CONTROL")?;
@@ -251,6 +251,13 @@ impl Line {
         get_json(&format!("{}/healthz", self.agent_url))
     }
 
+    /// What the collector says of its link to Kafka.
+    ///
+    /// *Errors*: as a sentence.
+    pub fn collector_kafka(&self) -> Result<Value, String> {
+        get_json(&format!("{}/api/kafka", self.collector_url))
+    }
+
     /// Rows in the lake, by the collector's audit.
     ///
     /// *Errors*: as a sentence.
@@ -338,6 +345,16 @@ impl Line {
         run("millrace-collector", &all)
     }
 
+    /// Runs a verb of the agent on this line's configuration.
+    ///
+    /// *Errors*: the program does not start.
+    pub fn agent_verb(&self, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+        let config = self.path("agent.toml");
+        let mut all = arguments.to_vec();
+        all.extend(["--config", config.as_str()]);
+        run("millrace-agent", &all)
+    }
+
     /// The lake's file.
     #[must_use]
     pub fn lake(&self) -> PathBuf {
@@ -398,12 +415,18 @@ pub fn sum(audit: &Value, column: &str) -> u64 {
     lines(audit, "streams").filter_map(|stream| stream[column].as_u64()).sum()
 }
 
-/// Finds a free loopback port. It is free again for a moment before its user binds it.
-fn free_address() -> anyhow::Result<String> {
+/// Finds two free loopback ports. They are free again for a moment before their users bind them; each is held until the
+/// other is found, so that they differ.
+fn free_addresses() -> anyhow::Result<[String; 2]> {
+    let (first, second) = (free_port()?, free_port()?);
+    Ok([first.local_addr()?.to_string(), second.local_addr()?.to_string()])
+}
+
+fn free_port() -> anyhow::Result<TcpListener> {
     for _ in 0..100 {
         let port = rand::rng().random_range(CHOSEN_PORTS);
         if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            return Ok(listener.local_addr()?.to_string());
+            return Ok(listener);
         }
     }
     anyhow::bail!("no free port was found in {CHOSEN_PORTS:?}")

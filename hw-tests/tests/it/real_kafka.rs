@@ -1,5 +1,6 @@
 //! The whole line on a real Apache Kafka, with TLS and ACLs: `make test` starts it (deploy/dev/stack).
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -9,8 +10,10 @@ use std::time::Duration;
 
 use millrace_hw_tests::demo::line::{Cluster, DEMO_PLANT, Line, lines, sum};
 use millrace_hw_tests::demo::programs::wait_for;
+use millrace_hw_tests::demo::proof::on_lake;
 use millrace_hw_tests::demo::{proof, report};
 use millrace_hw_tests::kafka::{Administrator, make_topics};
+use millrace_hw_tests::truth::compare::LakeValue;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -141,6 +144,9 @@ fn with_user_name_and_password_the_line_works_and_no_log_has_the_password() {
     let cluster = stack.cluster("scram", &brokers, stack.scram("gw-hall3"), stack.scram("collector"));
     let line = Line::start_on(DEMO_PLANT, &cluster).unwrap();
     rows(&line, 300);
+    let (code, text) = line.agent_verb(&["check", "--connect"]).unwrap();
+    assert!(code == Some(0) && text.contains("kafka localhost:"), "{code:?} {text}");
+    a_reader_in_python_finds_the_lakes_values(&stack, &line, &format!("{}.telemetry", cluster.topic_prefix));
     for log in std::fs::read_dir(line.folder()).unwrap().flatten() {
         let text = std::fs::read(log.path()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -149,6 +155,52 @@ fn with_user_name_and_password_the_line_works_and_no_log_has_the_password() {
         }
     }
     prove(line);
+}
+
+/// Reads records with the example of docs/howto, which knows the documented format only.
+fn a_reader_in_python_finds_the_lakes_values(stack: &Stack, line: &Line, topic: &str) {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/howto/read_records.py");
+    let (ca_file, password) = (stack.tls("ca.pem"), format!("{}/collector.password", stack.folder));
+    let read = Command::new(variable("MILLRACE_FEAST_PYTHON"))
+        .arg(script)
+        .args([topic, "300"])
+        .arg(format!("bootstrap.servers={}", variable("MILLRACE_KAFKA_SASL_BROKERS")))
+        .arg(format!("ssl.ca.location={ca_file}"))
+        .arg(format!("sasl.password={}", std::fs::read_to_string(password).unwrap()))
+        .args(["security.protocol=sasl_ssl", "sasl.mechanism=SCRAM-SHA-512", "sasl.username=collector"])
+        .arg("group.id=millrace-readers")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(read.stdout).unwrap();
+    assert!(read.status.success(), "{text} {}", String::from_utf8_lossy(&read.stderr));
+    let points: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let good: Vec<&Value> = points.iter().filter(|point| point["quality"] == 0).collect();
+    assert!(good.len() > 200, "{} good points of {}", good.len(), points.len());
+    let key = |machine: &str, tag: &str, us: i64| format!("{machine} {tag} {us}");
+    wait_for("the same points in the lake", PATIENCE, || {
+        let lake =
+            on_lake(line, async |lake| lake.good_points().await).map_err(|error| format!("{error:#}"))?;
+        let lake: BTreeMap<String, LakeValue> = lake
+            .into_iter()
+            .map(|point| (key(&point.machine, &point.tag, point.time_us), point.value))
+            .collect();
+        let differs = good.iter().find(|point| {
+            let (machine, tag) = (point["machine"].as_str().unwrap(), point["tag"].as_str().unwrap());
+            let same = match (lake.get(&key(machine, tag, point["us"].as_i64().unwrap())), &point["value"]) {
+                (Some(LakeValue::Number(number)), Value::Number(read)) => read.as_f64() == Some(*number),
+                (Some(LakeValue::Integer(number)), Value::Number(read)) => {
+                    read.to_string() == number.to_string()
+                }
+                (Some(LakeValue::Integer(number)), Value::Bool(read)) => *number == i128::from(*read),
+                (Some(LakeValue::Text(text)), Value::String(read)) => text == read,
+                _ => false,
+            };
+            !same
+        });
+        differs.map_or(Ok(()), |point| Err(format!("{point}")))
+    })
+    .unwrap();
+    println!("{} points read in Python, {} good ones as in the lake", points.len(), good.len());
 }
 
 /// Waits until the agent says something of a link that cannot work, and goes on buffering.
@@ -222,11 +274,16 @@ fn a_link_that_is_refused_is_told_in_a_sentence_and_the_agent_goes_on_buffering(
         ("a wrong password", &sasl, wrong, "user name or password are refused"),
         ("a port of plain text", &plain_address, good(), "does not speak TLS"),
         ("a port of nobody", "127.0.0.1:9", good(), "does not take a connection"),
-        ("no right to write", &mtls, stack.mtls("wrong-name"), "uthoriz"),
+        ("no right to write", &mtls, stack.mtls("wrong-name"), "Kafka gives us no right"),
     ] {
         let cluster = stack.cluster("refused", brokers, link, stack.mtls("collector"));
         let mut line = Line::start_on(DEMO_PLANT, &cluster).unwrap();
         println!("{what}: {}", told(&line, says));
+        // The same by hand; a password and a right are tried by the running agent only.
+        if !matches!(what, "a wrong password" | "no right to write") {
+            let (code, text) = line.agent_verb(&["check", "--connect"]).unwrap();
+            assert!(code == Some(1) && text.contains(says), "{what}: {code:?} {text}");
+        }
         line.stop_programs().unwrap();
         line.remove_folder().unwrap();
     }
@@ -236,13 +293,13 @@ fn a_link_that_is_refused_is_told_in_a_sentence_and_the_agent_goes_on_buffering(
 fn a_certificate_that_is_replaced_is_followed_without_a_restart() {
     let stack = Stack::take();
     let own = tempfile::tempdir().unwrap();
-    let copy = |name: &str| {
+    let copy = |name: &str, to: &str| {
         for kind in ["pem", "key"] {
-            std::fs::copy(stack.tls(&format!("{name}.{kind}")), own.path().join(format!("agent.{kind}")))
-                .unwrap();
+            let copied = own.path().join(format!("{to}.{kind}"));
+            std::fs::copy(stack.tls(&format!("{name}.{kind}")), copied).unwrap();
         }
     };
-    copy("stranger");
+    copy("stranger", "agent");
     let (cert, key) = (own.path().join("agent.pem"), own.path().join("agent.key"));
     let link = format!(
         "progress_interval = \"1 s\"\ntls = {{ ca_file = \"{}\", cert_file = \"{}\", key_file = \"{}\" }}\n",
@@ -251,10 +308,28 @@ fn a_certificate_that_is_replaced_is_followed_without_a_restart() {
         key.display()
     );
     let brokers = variable("MILLRACE_KAFKA_BROKERS");
-    let cluster = stack.cluster("renewed", &brokers, link, stack.mtls("collector"));
+    // The collector has a copy of its own: its certificate is for other rights.
+    let link_of_collector =
+        link.replace("progress_interval = \"1 s\"\n", "").replace("/agent.", "/collector.");
+    copy("stranger", "collector");
+    let cluster = stack.cluster("renewed", &brokers, link, link_of_collector);
     let line = Line::start_on(DEMO_PLANT, &cluster).unwrap();
     told(&line, "does not accept our certificate");
-    copy("gw-hall3");
+    let (code, text) = line.collector_verb(&["check", "--connect", "--json"]).unwrap();
+    let checked: Value = serde_json::from_str(&text).unwrap();
+    assert!(code == Some(1) && checked["good"] == true, "{text}");
+    assert!(
+        checked["servers"][0]["refusal"].as_str().unwrap().contains("does not accept our certificate"),
+        "{text}"
+    );
+    wait_for("the collector's reason", PATIENCE, || {
+        let kafka = line.collector_kafka()?;
+        let reason = kafka["reason"].to_string();
+        if reason.contains("does not accept our certificate") { Ok(()) } else { Err(kafka.to_string()) }
+    })
+    .unwrap();
+    copy("gw-hall3", "agent");
+    copy("collector", "collector");
     rows(&line, 300);
     prove(line);
 }

@@ -135,6 +135,16 @@ pub fn handshake(address: &str, tls: &Tls, patience: Duration) -> Result<(), Ref
     verdict(&mut session, &mut stream, address, tls)
 }
 
+/// Tries an address: a handshake, or without TLS whether somebody takes the connection. Blocks as [`handshake`] does.
+///
+/// *Errors*: [`Refusal`].
+pub fn reach(address: &str, tls: Option<&Tls>, patience: Duration) -> Result<(), Refusal> {
+    match tls {
+        Some(tls) => handshake(address, tls, patience),
+        None => connect(address, patience).map(drop),
+    }
+}
+
 /// Hears what the server says of our certificate, which in TLS 1.3 comes after the handshake.
 fn verdict(
     session: &mut ClientConnection,
@@ -240,13 +250,11 @@ fn config(tls: &Tls) -> Result<ClientConfig, Refusal> {
     match &tls.identity {
         None => Ok(builder.with_no_client_auth()),
         Some(identity) => {
-            let key = PrivateKeyDer::from_pem_file(&identity.key_file).map_err(|error| Refusal::File {
-                file: identity.key_file.clone(),
-                what: error.to_string(),
-            })?;
-            builder
-                .with_client_auth_cert(certificates(&identity.cert_file)?, key)
-                .map_err(|error| wrong(&identity.key_file, &error))
+            let chain = certificates(&identity.cert_file)?;
+            let key_file = &identity.key_file;
+            let key = PrivateKeyDer::from_pem_file(key_file)
+                .map_err(|error| Refusal::File { file: key_file.clone(), what: error.to_string() })?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| wrong(key_file, &error))
         }
     }
 }
@@ -268,3 +276,6 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Refusal> {
     let found = found.map_err(|error| wrong(error.to_string()))?;
     if found.is_empty() { Err(wrong("it holds no certificate in PEM".to_owned())) } else { Ok(found) }
 }
+
+#[cfg(test)]
+mod tests;

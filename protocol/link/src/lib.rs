@@ -3,13 +3,15 @@
 //! The files are named in the configuration and read whenever a connection's settings are made, so that a changed one is
 //! followed ([`Stamp`]). Invariant: a password leaves this crate as a setting of librdkafka only, never in a message.
 
+mod diagnosis;
 mod handshake;
 
 use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-pub use handshake::{Refusal, handshake};
+pub use diagnosis::{Diagnosis, PATIENCE, ask};
+pub use handshake::{Refusal, handshake, reach};
 
 /// How a link is secured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

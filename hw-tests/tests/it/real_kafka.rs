@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,19 +19,50 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The servers that `make test` has started. One test at a time has them: some kill a server.
+/// Real servers. One test at a time has them: some kill a server.
 struct Stack {
     folder: String,
+    variables: BTreeMap<String, String>,
+    /// Started by this test, and to be stopped by it.
+    own: Option<tempfile::TempDir>,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Stack {
+    /// Those that `make test` has started.
     fn take() -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = Self::alone();
         let folder = std::env::var("MILLRACE_STACK").unwrap_or_else(|_| {
             panic!("these tests need servers: run them by `make test`, or `deploy/dev/stack with cargo test`")
         });
-        Self { folder, _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner) }
+        let variables = std::env::vars().filter(|(name, _)| name.starts_with("MILLRACE_")).collect();
+        Self { folder, variables, own: None, _alone: alone }
+    }
+
+    /// Others, with so many brokers.
+    fn start(brokers: u8) -> Self {
+        let alone = Self::alone();
+        let own = tempfile::tempdir().unwrap();
+        let folder = own.path().join("stack").to_str().unwrap().to_owned();
+        // PostgreSQL runs as another user, who must be able to pass.
+        std::fs::set_permissions(own.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let started = script().args(["start", &folder]).env("BROKERS", brokers.to_string()).output().unwrap();
+        let told = String::from_utf8(started.stdout).unwrap();
+        assert!(started.status.success(), "{told} {}", String::from_utf8_lossy(&started.stderr));
+        let pair = |line: &str| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self { folder, variables: told.lines().filter_map(pair).collect(), own: Some(own), _alone: alone }
+    }
+
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn variable(&self, name: &str) -> String {
+        self.variables
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is not set; deploy/dev/stack sets it"))
+            .clone()
     }
 
     fn tls(&self, file: &str) -> String {
@@ -43,14 +75,17 @@ impl Stack {
         let (ca_file, cert_file, key_file) =
             (self.tls("ca.pem"), self.tls("admin.pem"), self.tls("admin.key"));
         let administrator = Administrator {
-            brokers: &variable("MILLRACE_KAFKA_BROKERS"),
+            brokers: &self.variable("MILLRACE_KAFKA_BROKERS"),
             ca_file: &ca_file,
             cert_file: &cert_file,
             key_file: &key_file,
         };
         let topics = ["telemetry", "vibration"].map(|category| format!("{topic_prefix}.{category}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(make_topics(administrator, &topics.each_ref().map(String::as_str), 4, 1)).unwrap();
+        let copies = i32::try_from(administrator.brokers.split(',').count()).unwrap();
+        runtime
+            .block_on(make_topics(administrator, &topics.each_ref().map(String::as_str), 4, copies))
+            .unwrap();
         let brokers = brokers.split(',').map(str::to_owned).collect();
         Cluster { brokers, topic_prefix, agent_link, collector_link }
     }
@@ -79,14 +114,22 @@ impl Stack {
     }
 
     fn revive(&self, name: &str) {
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/dev/stack");
-        let revived = Command::new(script).args(["revive", &self.folder, name]).status().unwrap();
+        let revived = script().args(["revive", &self.folder, name]).status().unwrap();
         assert!(revived.success(), "{name}");
     }
 }
 
-fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; deploy/dev/stack sets it"))
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if self.own.is_some() {
+            let stopped = script().args(["stop", &self.folder]).status().unwrap();
+            assert!(stopped.success() || std::thread::panicking());
+        }
+    }
+}
+
+fn script() -> Command {
+    Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/dev/stack"))
 }
 
 /// Stops everything and holds the plant's log, the books, the audit and the features against each other.
@@ -126,7 +169,7 @@ fn rows(line: &Line, more_than: u64) -> u64 {
 #[test]
 fn over_mutual_tls_nothing_is_lost_when_the_broker_is_killed() {
     let stack = Stack::take();
-    let brokers = variable("MILLRACE_KAFKA_BROKERS");
+    let brokers = stack.variable("MILLRACE_KAFKA_BROKERS");
     let cluster = stack.cluster("mtls", &brokers, stack.mtls("gw-hall3"), stack.mtls("collector"));
     let line = Line::start_on(DEMO_PLANT, &cluster).unwrap();
     let before = rows(&line, 50);
@@ -138,9 +181,26 @@ fn over_mutual_tls_nothing_is_lost_when_the_broker_is_killed() {
 }
 
 #[test]
+fn of_three_brokers_one_is_killed_and_nothing_is_lost() {
+    let stack = Stack::start(3);
+    let brokers = stack.variable("MILLRACE_KAFKA_BROKERS");
+    let cluster = stack.cluster("three", &brokers, stack.mtls("gw-hall3"), stack.mtls("collector"));
+    let mut line = Line::start_on(DEMO_PLANT, &cluster).unwrap();
+    let before = rows(&line, 50);
+    stack.kill("kafka-2");
+    // Two of three are enough for every acknowledgement.
+    let before = rows(&line, before + 200);
+    stack.revive("kafka-2");
+    stack.kill("kafka-3");
+    rows(&line, before + 200);
+    line.check_alive().unwrap();
+    prove(line);
+}
+
+#[test]
 fn with_user_name_and_password_the_line_works_and_no_log_has_the_password() {
     let stack = Stack::take();
-    let brokers = variable("MILLRACE_KAFKA_SASL_BROKERS");
+    let brokers = stack.variable("MILLRACE_KAFKA_SASL_BROKERS");
     let cluster = stack.cluster("scram", &brokers, stack.scram("gw-hall3"), stack.scram("collector"));
     let line = Line::start_on(DEMO_PLANT, &cluster).unwrap();
     rows(&line, 300);
@@ -161,10 +221,10 @@ fn with_user_name_and_password_the_line_works_and_no_log_has_the_password() {
 fn a_reader_in_python_finds_the_lakes_values(stack: &Stack, line: &Line, topic: &str) {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/howto/read_records.py");
     let (ca_file, password) = (stack.tls("ca.pem"), format!("{}/collector.password", stack.folder));
-    let read = Command::new(variable("MILLRACE_FEAST_PYTHON"))
+    let read = Command::new(stack.variable("MILLRACE_FEAST_PYTHON"))
         .arg(script)
         .args([topic, "300"])
-        .arg(format!("bootstrap.servers={}", variable("MILLRACE_KAFKA_SASL_BROKERS")))
+        .arg(format!("bootstrap.servers={}", stack.variable("MILLRACE_KAFKA_SASL_BROKERS")))
         .arg(format!("ssl.ca.location={ca_file}"))
         .arg(format!("sasl.password={}", std::fs::read_to_string(password).unwrap()))
         .args(["security.protocol=sasl_ssl", "sasl.mechanism=SCRAM-SHA-512", "sasl.username=collector"])
@@ -248,7 +308,8 @@ impl Drop for OtherName {
 #[test]
 fn a_link_that_is_refused_is_told_in_a_sentence_and_the_agent_goes_on_buffering() {
     let stack = Stack::take();
-    let (mtls, sasl) = (variable("MILLRACE_KAFKA_BROKERS"), variable("MILLRACE_KAFKA_SASL_BROKERS"));
+    let (mtls, sasl) =
+        (stack.variable("MILLRACE_KAFKA_BROKERS"), stack.variable("MILLRACE_KAFKA_SASL_BROKERS"));
     let wrong_password = PathBuf::from(&stack.folder).join("wrong.password");
     std::fs::write(&wrong_password, "not-the-secret\n").unwrap();
     let wrong = stack.scram("gw-hall3").replace("gw-hall3.password", "wrong.password");
@@ -307,7 +368,7 @@ fn a_certificate_that_is_replaced_is_followed_without_a_restart() {
         cert.display(),
         key.display()
     );
-    let brokers = variable("MILLRACE_KAFKA_BROKERS");
+    let brokers = stack.variable("MILLRACE_KAFKA_BROKERS");
     // The collector has a copy of its own: its certificate is for other rights.
     let link_of_collector =
         link.replace("progress_interval = \"1 s\"\n", "").replace("/agent.", "/collector.");

@@ -29,6 +29,7 @@ test: packages
 STACK ?= $(HOME)/.cache/millrace/stack
 stack:
 	@deploy/dev/stack install
+	@echo "MILLRACE_FEAST_PYTHON=$$(deploy/dev/feast)"
 	@deploy/dev/stack start $(STACK)
 
 stack-down:

@@ -184,10 +184,16 @@ impl Batch {
         Ok(())
     }
 
-    /// Reads the horizon, and then how much is in the channel: what was handed over before is in it.
+    /// Reads the horizon, and then how much is in the channel: what was handed over before is in it, unless a source
+    /// waits for room; then nothing is known of what it holds.
     fn set_mark(&mut self, deliveries: &mpsc::Receiver<Delivery>) {
         if self.mark.is_none() {
-            self.mark = Some((self.settled_us(), deliveries.len()));
+            let settled_us = self.settled_us();
+            let (waiting, room) = (deliveries.len(), deliveries.capacity());
+            // Room that is promised to a source is neither.
+            if room > 0 && waiting + room == deliveries.max_capacity() {
+                self.mark = Some((settled_us, waiting));
+            }
         }
         self.look_at_mark(0);
     }

@@ -505,3 +505,25 @@ fn the_gap_that_a_kill_leaves_begins_before_the_poll_that_was_under_way_and_not_
     let births = births_of(&taken, "hall/m");
     assert_eq!(births.last().unwrap().last_flushed_us, Some(4), "{births:?}");
 }
+
+#[test]
+fn what_a_source_still_holds_for_want_of_room_is_not_passed_by() {
+    let mut rig = Rig::new();
+    let (buffer, _reader) = rig.start();
+    let mut batch = Batch::new(buffer, options(Vec::new())).unwrap();
+    let (sender, mut receiver) = mpsc::channel(1);
+    let began_us = batch.reached_us;
+    batch.set_mark(&receiver);
+    assert!(batch.reached_us < began_us, "the channel is empty: the horizon is reached");
+    let reached_us = batch.reached_us;
+    sender.try_send(delivery(vec![row("hall/m", &layout(&["a"]), 1)])).unwrap();
+    batch.set_mark(&receiver);
+    batch.take(receiver.try_recv().unwrap());
+    assert_eq!(batch.reached_us, reached_us, "the channel was full: somebody may wait for room");
+    let promised = sender.try_reserve().unwrap();
+    batch.set_mark(&receiver);
+    assert_eq!(batch.reached_us, reached_us, "room is promised");
+    drop(promised);
+    batch.set_mark(&receiver);
+    assert!(batch.reached_us > reached_us);
+}

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct Books {
     /// When the last flush ended, RFC 3339 in UTC; `None` before the first.
     pub flushed_at: Option<String>,
-    /// Everything that was read before this is in the books, RFC 3339 in UTC: earlier than the flush while a poll cycle
-    /// is under way; `None` before the first.
+    /// Everything that was read before this is in the books, RFC 3339 in UTC: earlier than the flush by the time that a
+    /// delivery may take to be handed over, and by more while a poll cycle is under way; `None` before the first.
     #[serde(default)]
     pub settled_at: Option<String>,
     /// For each machine, in points: `due = good + bad + skipped`, `good + bad = suppressed + numbered`.

@@ -145,7 +145,7 @@ pub struct Birth {
     /// The stream before this one in the chain; `None` for the first.
     pub previous: Option<PreviousEpoch>,
     /// Before this everything that the previous process read is on disk, by its last flush; what it read after that is
-    /// in no book (D14). It is earlier than that flush if a poll cycle was under way.
+    /// in no book (D14). It is earlier than that flush, the more so if a poll cycle was under way.
     /// *Units*: microseconds since 1970-01-01 UTC.
     pub last_flushed_us: Option<i64>,
     /// When this process started. *Units*: microseconds since 1970-01-01 UTC.
